@@ -1,0 +1,35 @@
+"""What channels exist: models that draw rays, the kernel that turns rays into channels, and their statistics."""
+
+from wichan.registry import lazy_exports
+
+_EXPORTS = {
+    "AntennaArray": "arrays",
+    "CDL": "cdl",
+    "ChannelCovariance": "covariance",
+    "ChannelModel": "base",
+    "KroneckerTerm": "covariance",
+    "NoClosedFormError": "base",
+    "Panel": "arrays",
+    "Rays": "rays",
+    "RayleighBlock": "rayleigh",
+    "RicianBlock": "rayleigh",
+    "TDL": "tdl",
+    "TapTable": "profiles",
+    "Terminal": "plane_waves",
+    "ULA": "arrays",
+    "UPA": "arrays",
+    "cluster_coefficients": "synthesis",
+    "combine_clusters": "synthesis",
+    "delay_phasors": "synthesis",
+    "exponential_correlation": "correlation",
+    "filter_taps": "synthesis",
+    "frequency_response": "synthesis",
+    "impulse_response": "synthesis",
+    "mimo_correlation": "correlation",
+    "normalize_power": "base",
+    "plane_wave_rays": "plane_waves",
+    "polarization_matrix": "plane_waves",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, {name: f"{__name__}.{module}" for name, module in _EXPORTS.items()})
+__all__ = sorted(_EXPORTS)  # noqa: PLE0605

@@ -1,0 +1,86 @@
+"""The contract of every channel model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wichan.channels.rays import Rays
+from wichan.channels.synthesis import frequency_response
+from wichan.errors import WichanError, check_choice, check_generator, check_int
+from wichan.grid import OFDMGrid
+
+if TYPE_CHECKING:
+    from wichan.channels.covariance import ChannelCovariance
+
+NORMALIZE = ("ensemble", "sample")
+
+
+def normalize_power(h: torch.Tensor, mode: str | None, mean_power: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Scale channels to unit power and return the factor with them.
+
+    Args:
+        h: complex, (\*batch, num_rx_ant, num_tx_ant, num_times, num_subcarriers).
+        mode: ``None`` (nothing happens), ``"ensemble"`` (one factor, 1/sqrt(mean_power)) or ``"sample"`` (each sample by
+            its own energy, which removes fading).
+        mean_power: the model's E|h|^2 for ``"ensemble"``.
+
+    Returns:
+        ``(h * scale, scale)`` with scale real, (\*batch,).
+    """
+    batch = h.shape[:-4]
+    real = h.real.dtype
+    if mode is None:
+        return h, torch.ones(batch, dtype=real, device=h.device)
+    check_choice("normalize", mode, NORMALIZE)
+    if mode == "ensemble":
+        scale = torch.full(batch, mean_power**-0.5, dtype=real, device=h.device)
+    else:
+        scale = torch.view_as_real(h).square().mean(dim=(-5, -4, -3, -2, -1)).mul(2).rsqrt()
+    return h * scale[..., None, None, None, None], scale
+
+
+class ChannelModel(ABC):
+    """A random channel: draws rays, gives channels on a grid, and knows its second-order statistics."""
+
+    num_rx_ant: int = 1
+    num_tx_ant: int = 1
+    mean_doppler_is_zero: bool = True
+
+    @abstractmethod
+    def sample(self, batch_size: int, *, generator: torch.Generator, **conditions: Any) -> Rays:
+        """Draw ``batch_size`` independent channels; ``conditions`` override parameters per sample, shape (batch_size,)."""
+
+    @abstractmethod
+    def covariance(self, grid: OFDMGrid, **conditions: Any) -> ChannelCovariance:
+        """Second moment E[h h^H] on ``grid``; ``conditions`` of shape (batch_size,) give a batch of covariances."""
+
+    @abstractmethod
+    def mean_power(self) -> float:
+        """E|h|^2 averaged over antennas."""
+
+    def frequency_response(
+        self,
+        grid: OFDMGrid,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        normalize: str | None = None,
+        **conditions: Any,
+    ) -> torch.Tensor:
+        """Draw channels on ``grid``.
+
+        Returns:
+            complex64, (batch_size, num_rx_ant, num_tx_ant, num_ofdm_symbols, num_subcarriers).
+        """
+        check_int("batch_size", batch_size, minimum=1)
+        check_generator("generator", generator)
+        rays = self.sample(batch_size, generator=generator, **conditions)
+        h = frequency_response(rays, grid.times, grid.frequencies)
+        return normalize_power(h, normalize, self.mean_power())[0]
+
+
+class NoClosedFormError(WichanError, NotImplementedError):
+    """The model has no closed-form covariance for what was asked; estimate it from samples instead."""

@@ -1,0 +1,26 @@
+"""Checks for parameters that may differ from sample to sample: delay spread, Doppler, speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_real
+
+
+def per_sample(field: str, value: Any, batch_size: int | None = None, *, minimum: float = 0.0) -> torch.Tensor:
+    """Return a condition as float64, () for a number or (batch_size,) for a tensor; finite and at least ``minimum``."""
+    if not isinstance(value, torch.Tensor):
+        return torch.tensor(check_real(field, value, minimum=minimum), dtype=torch.float64)
+    if value.is_complex() or value.dtype == torch.bool:
+        raise InvalidTypeError(f"{field} has dtype {value.dtype}; it must be real")
+    if value.dim() > 1 or (value.dim() == 1 and batch_size is not None and value.shape[0] != batch_size):
+        allowed = "(batch_size,)" if batch_size is None else f"({batch_size},)"
+        raise ShapeError(f"{field} has shape {tuple(value.shape)}; it must be () or {allowed}")
+    value = value.to(torch.float64)
+    if value.numel() and not bool((torch.isfinite(value) & (value >= minimum)).all()):
+        raise InvalidValueError(
+            f"{field} holds values that are NaN, infinite or below {minimum:g}; all must be at least {minimum:g}"
+        )
+    return value
