@@ -128,8 +128,10 @@ def test_batched_covariance_equals_single_ones():
         assert torch.allclose(batch[index], alone, atol=1e-9)
 
 
+PAIR = Panel(1, 2, polarization="cross", pattern="38.901")
+VELOCITY = (10.0, 3.0, -2.0)
 CDL_CASES = {
-    "station receives": {"speed": 20.0, "rx_array": Panel(1, 2, polarization="cross", pattern="38.901")},
+    "station receives": {"speed": 20.0, "rx_array": PAIR},
     "array on the moving end": {
         "speed": 20.0,
         "tx_array": Panel(1, 2, polarization="cross", pattern="38.901"),
@@ -142,7 +144,8 @@ CDL_CASES = {
         "tx_array": ULA(2),
         "direction": "downlink",
     },
-    "fixed velocity, one element": {"velocity": (10.0, 3.0, -2.0), "rx_array": ULA(2)},
+    "fixed velocity, one element": {"velocity": VELOCITY, "rx_array": ULA(2)},
+    "the station moves": {"speed": 20.0, "rx_array": ULA(2), "moving": "rx"},
     "tilted terminal": {"speed": 20.0, "rx_array": ULA(2), "tx_array": ULA(1), "tx_orientation": (0.3, 0.4, 0.5)},
 }
 

@@ -42,6 +42,8 @@ class CDL(ChannelModel):
         tx_orientation, rx_orientation: bearing, downtilt, slant [rad]. Default: base station (0, 0, 0), terminal
             (pi, 0, 0), facing each other.
         velocity: velocity vector of the terminal [m/s], (3,); then ``speed`` is its length and must not be given.
+        moving: which end moves, ``"tx"`` or ``"rx"``; default the terminal. Doppler shifts belong to the angles of that end.
+            (Sionna 1.x took the arrival angles whichever end moved; ``moving="rx"`` reproduces its uplinks.)
         los_phase: phase of the specular ray [rad], or ``"random"``: uniform, so that the channel has zero mean.
         angle_mean, angle_spread: desired power-weighted means and RMS spreads [rad] of ``aod, aoa, zod, zoa`` (downlink
             sense), by the scaling of TR 38.901 section 7.7.5.1.
@@ -66,6 +68,7 @@ class CDL(ChannelModel):
         tx_orientation: Sequence[float] | None = None,
         rx_orientation: Sequence[float] | None = None,
         velocity: Sequence[float] | None = None,
+        moving: str | None = None,
         los_phase: float | str = "random",
         angle_mean: Mapping[str, float] | None = None,
         angle_spread: Mapping[str, float] | None = None,
@@ -77,7 +80,8 @@ class CDL(ChannelModel):
         self.direction = check_choice("direction", direction, ("uplink", "downlink"))
         self.velocity = None if velocity is None else _vector("velocity", velocity)
         self.speed = self._check_speed(speed)
-        self.moving = "tx" if direction == "uplink" else "rx"
+        terminal_end = "tx" if direction == "uplink" else "rx"
+        self.moving = check_choice("moving", terminal_end if moving is None else moving, ("tx", "rx"))
         terminal, station = (math.pi, 0.0, 0.0), (0.0, 0.0, 0.0)
         rx_default, tx_default = (station, terminal) if direction == "uplink" else (terminal, station)
         self.rx = Terminal(_array("rx_array", rx_array), _vector("rx_orientation", rx_orientation or rx_default))
