@@ -1,0 +1,29 @@
+"""What does the receiver see of a channel? Pilot patterns, OFDM and dense pilots, SNR conventions, and what they leave out."""
+
+from wichan.registry import lazy_exports
+
+_NAMES = {
+    "DensePilots": "wichan.observations.dense",
+    "Distortion": "wichan.observations.distortion",
+    "OFDMGrid": "wichan.grid",
+    "OFDMPilots": "wichan.observations.ofdm",
+    "Observation": "wichan.observations.base",
+    "PilotPattern": "wichan.observations.pilots",
+    "SNRConvention": "wichan.observations.snr",
+    "SNR_CONVENTIONS": "wichan.observations.snr",
+    "block_pattern": "wichan.observations.pilots",
+    "comb_pattern": "wichan.observations.pilots",
+    "convert_snr_db": "wichan.observations.snr",
+    "dmrs_pattern": "wichan.observations.dmrs",
+    "doppler_distortion": "wichan.observations.distortion",
+    "gold_sequence": "wichan.observations.sequences",
+    "kronecker_pattern": "wichan.observations.pilots",
+    "late_path_distortion": "wichan.observations.distortion",
+    "model_distortion": "wichan.observations.distortion",
+    "no_from_snr_db": "wichan.observations.snr",
+    "qpsk_sequence": "wichan.observations.sequences",
+    "snr_db_from_no": "wichan.observations.snr",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _NAMES)
+__all__ = sorted(_NAMES)  # noqa: PLE0605 (names load lazily)

@@ -1,0 +1,31 @@
+"""The contract of every observation: what a receiver sees of a channel."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Observation(nn.Module, ABC):
+    """A (possibly non-linear) map from a channel to what the receiver sees, with noise of variance ``no``.
+
+    ``no`` is the noise variance per complex sample, a number or a tensor over the leading batch axes; 0 is noiseless.
+    Every observation states its SNR convention in ``snr_convention`` (a key of `wichan.observations.SNR_CONVENTIONS`).
+    """
+
+    snr_convention: str
+
+    @abstractmethod
+    def observe(self, h: torch.Tensor, no: Any, *, generator: torch.Generator) -> torch.Tensor:
+        """Return the noisy observation of channels ``h``."""
+
+    @abstractmethod
+    def noiseless(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the observation without noise; differentiable in ``h``."""
+
+    @abstractmethod
+    def no_from_snr_db(self, snr_db: Any) -> Any:
+        """Noise variance that gives ``snr_db`` under this observation's convention for unit-power channels."""
