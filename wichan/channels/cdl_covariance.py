@@ -20,6 +20,7 @@ import torch
 from wichan.channels.conditions import per_sample
 from wichan.channels.covariance import ChannelCovariance, KroneckerTerm
 from wichan.channels.plane_waves import Terminal
+from wichan.channels.special import bessel_j0
 from wichan.channels.synthesis import delay_phasors, phasors
 from wichan.grid import OFDMGrid
 from wichan.linalg import thin_factor
@@ -102,7 +103,7 @@ def _random_heading_law(theta: torch.Tensor, wavenumber_speed: torch.Tensor, lag
     across, along = theta.sin()[..., None], theta.cos()[..., None]
     total = torch.zeros(torch.broadcast_shapes(phase.shape, across.shape), dtype=torch.float64)
     for sin, cos in zip(heading.sin().tolist(), heading.cos().tolist(), strict=True):
-        total += torch.special.bessel_j0(phase * across * sin) * torch.cos(phase * along * cos)
+        total += bessel_j0(phase * across * sin) * torch.cos(phase * along * cos)
     return total / _HEADINGS
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import reduce
+from typing import Any
 
 import torch
 
@@ -114,19 +115,25 @@ class ChannelCovariance:
 
     def diagonal(self) -> torch.Tensor:
         r"""Return E|h|^2 of every entry, real float64, (\*batch, num_rx_ant, num_tx_ant, num_times, num_subcarriers)."""
-        return sum(term.diagonal() for term in self.terms).expand(*self.batch_shape, *self.sizes).unflatten(-3, self.shape[:2])
+        return (
+            _total([term.diagonal() for term in self.terms])
+            .expand(*self.batch_shape, *self.sizes)
+            .unflatten(-3, self.shape[:2])
+        )
 
     def mean_power(self) -> torch.Tensor:
         r"""Return E|h|^2 averaged over all entries, real float64, (\*batch,)."""
-        return sum(term.power() for term in self.terms).expand(self.batch_shape) / math.prod(self.sizes)
+        return _total([term.power() for term in self.terms]).expand(self.batch_shape) / math.prod(self.sizes)
 
     def matrix(self) -> torch.Tensor:
         r"""Return R dense, complex128, (\*batch, N, N); refuses more than 2 GiB."""
         need = 16 * math.prod(self.sizes) ** 2 * math.prod(self.batch_shape)
         if need > _DENSE_LIMIT:
             size = f"{need / 2**30:.1f} GiB"
-            raise InvalidValueError(f"a dense covariance of shape {self.shape} takes {size}, at most 2 GiB; use factor() instead")
-        return sum(term.matrix() for term in self.terms).expand(*self.batch_shape, -1, -1)
+            raise InvalidValueError(
+                f"a dense covariance of shape {self.shape} takes {size}, at most 2 GiB; use factor() instead"
+            )
+        return _total([term.matrix() for term in self.terms]).expand(*self.batch_shape, -1, -1)
 
     # -- Thin factors --
 
@@ -192,9 +199,7 @@ class ChannelCovariance:
     # -- From data --
 
     @classmethod
-    def from_samples(
-        cls, h: torch.Tensor, *, rank: int | None = None, normalization: str | None = None
-    ) -> ChannelCovariance:
+    def from_samples(cls, h: torch.Tensor, *, rank: int | None = None, normalization: str | None = None) -> ChannelCovariance:
         r"""Estimate R as the sample second moment :math:`\frac{1}{n} \sum_i h_i h_i^H`.
 
         Args:
@@ -248,8 +253,12 @@ class ChannelCovariance:
             one = factor.new_ones(1, 1)
             term: Term = KroneckerTerm(*(factor if n > 1 or (i == 0 and max(sizes) == 1) else one for i, n in enumerate(sizes)))
         else:
-            term = DenseTerm(factor, cast(tuple[int, int, int], sizes), lost)
+            term = DenseTerm(factor, sizes, lost)
         return cls([term], shape[0], shape[1], normalization=normalization)
+
+
+def _total(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return reduce(torch.add, parts)
 
 
 def _stack(parts: Sequence[torch.Tensor], batch: torch.Size) -> torch.Tensor:

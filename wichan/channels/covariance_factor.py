@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wichan.channels.covariance import KroneckerTerm
 
 Axis = torch.Tensor | None
+_FEW_COLUMNS = 768  # columns that are compressed in one eigendecomposition
 _CHUNK_VALUES = 2**21  # complex128 values that an intermediate result may hold: 32 MiB
 
 
@@ -52,16 +53,18 @@ def apply_modes(x: torch.Tensor, matrices: Sequence[Axis]) -> torch.Tensor:
         complex, (\*batch, m_1, ..., m_d).
     """
     dims = len(matrices)
-    sizes = x.shape[x.dim() - dims :]
-    targets = [n if m is None else m.shape[-2] for n, m in zip(sizes, matrices, strict=True)]
-    for axis in cheapest_order(sizes, targets):
-        matrix = matrices[axis]
-        if matrix is not None:
-            x = mode_product(x, matrix, axis - dims)
+    active = {axis - dims: matrix for axis, matrix in enumerate(matrices) if matrix is not None}
+    order: Sequence[int] = list(active)
+    if len(active) > 1:
+        # Axes that stay as they are scale all orders alike.
+        pairs = [(x.shape[axis], matrix.shape[-2]) for axis, matrix in active.items()]
+        order = [order[i] for i in cheapest_order([n for n, _ in pairs], [m for _, m in pairs])]
+    for axis in order:
+        x = mode_product(x, active[axis], axis)
     return x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ThinFactor:
     r"""G with :math:`G G^H \approx R`, columns orthogonal and by descending energy, as Tucker bases and a core.
 
@@ -87,10 +90,6 @@ class ThinFactor:
         """Sizes (a, t, f) of the three coordinate axes."""
         return tuple(n if basis is None else basis.shape[-1] for n, basis in zip(self.sizes, self.bases, strict=True))
 
-    def rotate(self, matrix: torch.Tensor) -> ThinFactor:
-        """Return the factor with columns G @ ``matrix``, (r, r')."""
-        return replace(self, core=self.core @ matrix)
-
     def columns(self, start: int, stop: int) -> torch.Tensor:
         """Return columns ``start`` to ``stop`` of G, complex128, (stop - start, num_ant, num_times, num_subcarriers)."""
         return apply_modes(self.core[:, start:stop].T.reshape(-1, *self.core_shape), self.bases)
@@ -105,16 +104,17 @@ class ThinFactor:
         return self.columns(0, self.rank).flatten(1).T.contiguous()
 
     def energy(self, weights: torch.Tensor) -> torch.Tensor:
-        r"""Return :math:`\sum_k |G_{nk}|^2 w_k` for rows of weights, real float64, (\*lead, r) -> (\*lead, N)."""
+        r"""Return :math:`\sum_k |G_{nk}|^2 w_k` for rows of real weights, (\*lead, r) -> (\*lead, N)."""
         total = weights.new_zeros(*weights.shape[:-1], math.prod(self.sizes))
         for start, stop in self.chunks():
-            total += weights[..., start:stop] @ squared(self.columns(start, stop)).flatten(1)
+            total += weights[..., start:stop] @ squared(self.columns(start, stop)).flatten(1).to(weights.dtype)
         return total
 
 
 def squared(x: torch.Tensor) -> torch.Tensor:
     """Return |x|^2 elementwise."""
-    return torch.view_as_real(x.resolve_conj()).square().sum(-1)
+    real, imag = torch.view_as_real(x.resolve_conj()).unbind(-1)
+    return torch.addcmul(real.square(), imag, imag)
 
 
 def tucker_factor(
@@ -138,11 +138,12 @@ def tucker_factor(
     # before the terms are put together, so that a term's 20 rays do not become 20 columns where three would do.
     peak = max([math.prod(float(lam[0]) for _, lam in term) for term in rotated], default=0.0)
     floor = 0.01 * rtol * peak
-    bases = _bases(rotated, floor) if not dense else (None, None, None)
-    blocks = [_coordinates(term, bases, floor) for term in rotated]
-    core = torch.cat([*blocks, *dense], dim=-1)
-    one = len(blocks) == 1 and not dense
-    core = _sorted_columns(core, rtol) if one else compress_factor(core, rtol, name="covariance")
+    bases = _bases(rotated, max(rtol**2, 1e-30) * peak) if not dense else (None, None, None)
+    blocks = [*(_coordinates(term, bases, floor) for term in rotated), *dense]
+    if len(rotated) == len(blocks) == 1:
+        core = _sorted_columns(blocks[0], rtol)
+    else:
+        core = compress_factor(_merge(blocks, 0.01 * rtol), rtol, name="covariance")
     factor = ThinFactor(core, bases, sizes, diagonal)
     kept = factor.energy(diagonal.new_ones(factor.rank))
     return replace(factor, residual=(diagonal - kept).clamp_min(0))
@@ -159,8 +160,8 @@ def _rotate(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _bases(terms: Sequence[tuple], floor: float) -> tuple[Axis, Axis, Axis]:
     """Return orthonormal bases of the three marginals; directions with less energy than ``floor`` are dropped.
 
-    A joint eigenvector that lies in such a direction has an eigenvalue below ``floor`` too, since the energy along a
-    direction of one axis is the sum over all eigenvalues, weighted by how much of each lies in it.
+    A direction of energy e takes cross terms of up to sqrt(e x largest eigenvalue) with it: hence the square of the
+    tolerance on eigenvalues here.
     """
     found: list[Axis] = []
     for axis in range(3):
@@ -186,6 +187,19 @@ def _coordinates(term: tuple, bases: tuple[Axis, Axis, Axis], floor: float) -> t
     i, j, k = torch.nonzero((energy > floor) | (energy == energy[0, 0, 0]), as_tuple=True)
     a, b, c = parts[0][:, i], parts[1][:, j], parts[2][:, k]
     return (a[:, None, None] * b[None, :, None] * c[None, None, :]).reshape(-1, i.numel())
+
+
+def _merge(blocks: Sequence[torch.Tensor], rtol: float) -> torch.Tensor:
+    """Put blocks of columns side by side; many are compressed pair by pair on the way, as in a knockout tournament.
+
+    A model with hundreds of terms (one for each ray of a moving array) has thousands of columns and a rank of a hundred;
+    neighbours belong to one cluster, so that most is gone after the first rounds, where matrices are small.
+    """
+    rounds = list(blocks)
+    while sum(block.shape[-1] for block in rounds) > _FEW_COLUMNS and len(rounds) > 1:
+        pairs = [torch.cat(rounds[i : i + 2], dim=-1) for i in range(0, len(rounds), 2)]
+        rounds = [pair if pair.shape[-1] <= _FEW_COLUMNS // 8 else compress_factor(pair, rtol) for pair in pairs]
+    return torch.cat(rounds, dim=-1)
 
 
 def _sorted_columns(core: torch.Tensor, rtol: float) -> torch.Tensor:

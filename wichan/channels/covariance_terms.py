@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ def common_batch(shapes: Sequence[torch.Size]) -> torch.Size:
         raise ShapeError(f"batch axes {[tuple(s) for s in shapes]} of the factors do not broadcast") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KroneckerTerm:
     r"""One term :math:`S \otimes T \otimes F` of a covariance, each factor given thin: :math:`S = A A^H` and so on.
 
@@ -87,7 +86,9 @@ class KroneckerTerm:
 
     def power(self) -> torch.Tensor:
         r"""Return the trace, real float64, (\*batch,)."""
-        return math.prod((squared(m).sum((-2, -1)) for m in self.factors), start=torch.ones((), dtype=torch.float64))
+        # A norm needs no array of squares, which for thousands of conditions would be as large as the factors.
+        s, t, f = (torch.linalg.vector_norm(torch.view_as_real(m), dim=(-3, -2, -1)).square() for m in self.factors)
+        return s * t * f
 
     def marginals(self) -> list[torch.Tensor]:
         """Return factors of the three partial traces."""
@@ -100,7 +101,7 @@ class KroneckerTerm:
         return kron(*(m @ m.mH for m in self.factors))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseTerm:
     r"""A term :math:`G G^H` without structure, as data gives it.
 

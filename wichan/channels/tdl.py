@@ -13,6 +13,7 @@ from wichan.channels.correlation import correlation_root, mimo_correlation
 from wichan.channels.covariance import ChannelCovariance, KroneckerTerm
 from wichan.channels.profiles import TapTable, check_profile_value, tdl_profile
 from wichan.channels.rays import Rays
+from wichan.channels.special import bessel_j0
 from wichan.channels.synthesis import delay_phasors, phasors
 from wichan.errors import InvalidValueError, check_int, check_real, unknown_name
 from wichan.grid import OFDMGrid
@@ -141,7 +142,7 @@ class TDL(ChannelModel):
         doppler = per_sample("max_doppler", self.max_doppler if max_doppler is None else max_doppler)
         delays = self.delays(delay_spread)
         lag = grid.times[:, None] - grid.times[None, :]
-        jakes = torch.special.bessel_j0(2 * math.pi * doppler[..., None, None] * lag)
+        jakes = bessel_j0(2 * math.pi * doppler[..., None, None] * lag)
         time = thin_factor(jakes.to(torch.complex128), 1e-12)
         steering = delay_phasors(delays, grid.frequencies, torch.complex128).mT
         frequency = steering * self.profile.power.sqrt().to(torch.complex128)

@@ -25,7 +25,9 @@ def _one_minus_correlation(z: np.ndarray, spectrum: str) -> np.ndarray:
     """1 - E[h(t) h*(t + s)] at z = 2 pi max_doppler s."""
     if spectrum == "uniform":
         return 1 - np.sinc(z / np.pi)
-    return 1 - torch.special.bessel_j0(torch.from_numpy(z)).numpy()
+    from scipy.special import j0
+
+    return 1 - j0(z)
 
 
 def doppler_distortion(
