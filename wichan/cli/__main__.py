@@ -1,0 +1,5 @@
+"""``python -m wichan.cli`` is ``wichan``."""
+
+from wichan.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""The verbs of ``wichan``, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wichan.cli.doctor import doctor
+from wichan.cli.evaluate import evaluate
+from wichan.cli.guard import Guarded
+from wichan.cli.info import info
+from wichan.cli.plot import plot
+from wichan.cli.recipes import recipes
+from wichan.cli.simulate import simulate
+from wichan.cli.verify import verify
+
+app = typer.Typer(
+    name="wichan",
+    cls=Guarded,
+    help="Simulate, estimate and compare wireless channels.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from wichan import __version__
+
+        typer.echo(f"wichan {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _verb in (simulate, recipes, info, verify, plot, evaluate, doctor):
+    app.command(_verb.__name__)(_verb)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command with ``args`` (default: the process's) and leave with its exit code."""
+    app(args, prog_name="wichan")

@@ -1,0 +1,125 @@
+"""``wichan evaluate``: estimators side by side on the same channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe to draw channels from; default: ofdm-siso.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Data set to read channels from instead.")] = None,
+    sweep: Annotated[str, typer.Option("--sweep", help="snr_db, delay_spread, max_doppler, ... or profile.")] = "snr_db",
+    points: Annotated[
+        str | None, typer.Option("--points", help="Values in SI units: 0,10,20 or 0:25:5; default: over the recipe's law.")
+    ] = None,
+    estimators: Annotated[
+        str, typer.Option("--estimators", metavar="A,B,C", help="Names, comma between them; see --list.")
+    ] = "ls,lmmse-pooled,lmmse-genie",
+    num_channels: Annotated[
+        int | None, typer.Option("--num-channels", "-n", help="Channels at each point; default 1000, with --data all.")
+    ] = None,
+    reference: Annotated[str, typer.Option("--reference", help="Estimator that gaps refer to, or none.")] = "lmmse-genie",
+    split: Annotated[str | None, typer.Option("--split", help="Split to use; default: test.")] = None,
+    cells: Annotated[str | None, typer.Option("--cells", help="With --data: cells to read, comma between them.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed; default: the recipe's.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Channels at once.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the CSV, JSON and PNG.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List the estimators and leave.")] = False,
+) -> None:
+    """Compare estimators on the same channels.
+
+    Prints one table of NMSE over a condition; with -o it also writes a CSV, a JSON and a figure.
+    """
+    if list_them:
+        _list(json)
+        return
+    if recipe is not None and data is not None:
+        raise typer.BadParameter("--recipe and --data exclude each other; give one")
+    options: dict[str, Any] = {
+        "sweep": sweep,
+        "points": parse_points(points),
+        "num_channels": num_channels,
+        "reference": None if reference == "none" else reference,
+        "split": split,
+        "cells": _names(cells) if cells is not None else None,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+    }
+    _run(recipe, data, _names(estimators), settings or [], options, out, json)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_points(text: str | None) -> list[float | str] | None:
+    """Read ``0,10,20``, ``first:last:step`` or names; None stays None."""
+    from wichan.errors import InvalidValueError
+
+    if text is None:
+        return None
+    if ":" in text:
+        from wichan.simulate import parse_law
+
+        if text.count(":") != 2:
+            raise InvalidValueError(f"--points={text!r} must be first:last:step or values with commas between them")
+        return [float(value) for value in parse_law(text, "--points").values]
+    words = _names(text)
+    if not words:
+        raise InvalidValueError(f"--points={text!r} holds no value; at least one is needed")
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return list(words)
+
+
+def _list(as_json: bool) -> None:
+    from wichan.cli.console import emit_json, print_table
+    from wichan.evaluation import BASELINES
+
+    known = {name: (BASELINES[name].__doc__ or "").strip().split("\n")[0] for name in BASELINES}
+    if as_json:
+        emit_json({"estimators": known})
+    else:
+        print_table(["estimator", "what it is"], [[name, text] for name, text in known.items()])
+
+
+def _run(
+    recipe: str | None,
+    data: Path | None,
+    estimators: list[str],
+    settings: list[str],
+    options: dict[str, Any],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from wichan.cli.console import emit_json, is_terminal, message, say, show
+    from wichan.cli.progress import ProgressReport
+    from wichan.evaluation import evaluate as measure
+    from wichan.simulate import parse_overrides
+
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is found before the work
+    with ProgressReport("evaluate", unit="channels") as bar:
+        result = measure(
+            recipe or "ofdm-siso", estimators, data=data, overrides=parse_overrides(settings), progress=bar.update, **options
+        )
+    written = result.save(out) if out is not None else []
+    if as_json:
+        emit_json(result.to_dict() | {"files": [str(path) for path in written]})
+        return
+    if is_terminal():
+        show(result)
+    else:
+        say(str(result))
+    if written:
+        message("wrote", ", ".join(str(path) for path in written))

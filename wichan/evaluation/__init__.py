@@ -1,0 +1,29 @@
+"""How good is an estimator? Sweeps on common channels, paired confidence intervals, tables and figures."""
+
+from wichan.registry import lazy_exports
+
+_NAMES = {
+    "BASELINES": "wichan.evaluation.baselines",
+    "Built": "wichan.evaluation.baselines",
+    "Comparison": "wichan.evaluation.statistics",
+    "Evaluation": "wichan.evaluation.result",
+    "Interval": "wichan.evaluation.statistics",
+    "Setting": "wichan.evaluation.setting",
+    "calibration": "wichan.metrics",
+    "channel_figure": "wichan.evaluation.figure",
+    "compare": "wichan.evaluation.statistics",
+    "curve_figure": "wichan.evaluation.figure",
+    "evaluate": "wichan.evaluation.sweep",
+    "mse": "wichan.metrics",
+    "nmse": "wichan.metrics",
+    "nmse_db": "wichan.metrics",
+    "nmse_interval": "wichan.evaluation.statistics",
+    "nmse_mean_of_ratios": "wichan.metrics",
+    "nmse_mean_of_ratios_db": "wichan.metrics",
+    "plain_table": "wichan.evaluation.table",
+    "resampled_sums": "wichan.evaluation.statistics",
+    "rich_table": "wichan.evaluation.table",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _NAMES)
+__all__ = sorted(_NAMES)  # noqa: PLE0605 (names load lazily)

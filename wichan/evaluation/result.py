@@ -1,0 +1,180 @@
+"""The outcome of an evaluation: numbers, where they come from, and ways to show and keep them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wichan.evaluation.statistics import Comparison, Interval, to_db
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+#: How a swept condition is shown: label, unit, factor from SI.
+UNITS: dict[str, tuple[str, str, float]] = {
+    "snr_db": ("SNR", "dB", 1.0),
+    "delay_spread": ("RMS delay spread", "ns", 1e9),
+    "max_doppler": ("maximum Doppler", "Hz", 1.0),
+    "speed": ("speed", "m/s", 1.0),
+    "carrier_frequency": ("carrier frequency", "GHz", 1e-9),
+}
+
+
+def axis_label(sweep: str) -> str:
+    """Name of a swept condition with its unit, as tables and figures print it."""
+    label, unit, _ = UNITS.get(sweep, (sweep.replace("_", " "), "", 1.0))
+    return f"{label} [{unit}]" if unit else label
+
+
+def shown_point(sweep: str, point: float | str) -> float | str:
+    """A point in the unit that tables and figures print."""
+    return point if isinstance(point, str) else point * UNITS.get(sweep, ("", "", 1.0))[2]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    r"""NMSE of E estimators at P points, all on the same channels.
+
+    Attributes:
+        sweep: the condition that changes from point to point, a key such as ``"snr_db"``.
+        points: its values in SI units (or names, for a condition such as ``profile``).
+        estimators: names, in the order in which they were asked for.
+        told: for each estimator the conditions that it is told beside the noise variance; empty: none.
+        reference: the estimator that gaps refer to, or None.
+        num_channels: channels at each point.
+        statistics: values with intervals, see `Comparison`.
+        calibration: sum |h - h_hat|^2 / sum err_var, (P, E): 1 for an estimator that knows its error, NaN where it
+            claims none.
+        notes: for each estimator how it was made.
+        provenance: recipe, seed, versions, device.
+    """
+
+    sweep: str
+    points: tuple[float | str, ...]
+    estimators: tuple[str, ...]
+    told: tuple[tuple[str, ...], ...]
+    reference: str | None
+    num_channels: tuple[int, ...]
+    statistics: Comparison
+    calibration: torch.Tensor
+    notes: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def nmse_db(self) -> Interval:
+        """Ratio-of-sums NMSE with its interval [dB], each (P, E)."""
+        return Interval(*(to_db(part) for part in self.statistics.nmse))
+
+    @property
+    def ranking(self) -> list[list[int]]:
+        """Estimators, best first: those that are told nothing, then those that are told the conditions."""
+        order = self.statistics.score_db.value if self.statistics.score_db else self.nmse_db.value.mean(dim=0)
+        best_first = sorted(range(len(self.estimators)), key=lambda index: float(order[index]))
+        return [[i for i in best_first if not self.told[i]], [i for i in best_first if self.told[i]]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat record for each estimator and point, in SI units; None where a number does not exist."""
+        rows = []
+        for e, name in enumerate(self.estimators):
+            for p, point in enumerate(self.points):
+                row: dict[str, Any] = {"sweep": self.sweep, "point": point, "estimator": name, "told": " ".join(self.told[e])}
+                row["num_channels"] = self.num_channels[p]
+                rows.append(row | self._numbers(p, e) | self._scores(e))
+        return rows
+
+    def _numbers(self, point: int, estimator: int) -> dict[str, Any]:
+        stats = self.statistics
+        return (
+            _flat("nmse", stats.nmse, (point, estimator))
+            | _flat("nmse_db", self.nmse_db, (point, estimator))
+            | _flat("nmse_mean_of_ratios", stats.nmse_mean_of_ratios, (point, estimator))
+            | _flat("gap_db", stats.gap_db, (point, estimator))
+            | {"calibration": _number(self.calibration[point, estimator])}
+        )
+
+    def _scores(self, estimator: int) -> dict[str, Any]:
+        stats = self.statistics
+        return _flat("score_db", stats.score_db, (estimator,)) | _flat("linear_gap_db", stats.linear_gap_db, (estimator,))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types."""
+        results = [
+            {"name": name, "told": list(self.told[e]), "note": self.notes.get(name, "")}
+            | self._scores(e)
+            | {"points": [{"point": point} | self._numbers(p, e) for p, point in enumerate(self.points)]}
+            for e, name in enumerate(self.estimators)
+        ]
+        return {
+            **self.provenance,
+            "sweep": self.sweep,
+            "points": list(self.points),
+            "num_channels": list(self.num_channels),
+            "reference": self.reference,
+            "ranking": [[self.estimators[i] for i in group] for group in self.ranking],
+            "estimators": results,
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """JSON text; also written to ``path`` if given."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, default=str)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """CSV text, one line for each estimator and point, full precision; also written to ``path`` if given."""
+        records = self.rows()
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        text = buffer.getvalue()
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def figure(self, path: str | Path) -> Path:
+        """Write the curves with their confidence bands as a PNG (needs matplotlib)."""
+        from wichan.evaluation.figure import curve_figure
+
+        return curve_figure(self, path)
+
+    def save(self, folder: str | Path, name: str | None = None) -> list[Path]:
+        """Write ``NAME.csv``, ``NAME.json`` and ``NAME.png`` into ``folder``; returns their paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / (name or f"evaluate_{self.sweep}")
+        paths = [stem.with_name(stem.name + suffix) for suffix in (".csv", ".json", ".png")]
+        self.to_csv(paths[0])
+        self.to_json(paths[1])
+        self.figure(paths[2])
+        return paths
+
+    def __str__(self) -> str:
+        from wichan.evaluation.table import plain_table
+
+        return plain_table(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from wichan.evaluation.table import rich_table
+
+        yield rich_table(self, options.max_width)
+
+
+def _number(value: torch.Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _flat(name: str, interval: Interval | None, index: tuple[int, ...]) -> dict[str, Any]:
+    keys = (name, f"{name}_low", f"{name}_high")
+    if interval is None:
+        return dict.fromkeys(keys)
+    return {key: _number(part[index]) for key, part in zip(keys, interval, strict=True)}
