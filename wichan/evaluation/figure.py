@@ -56,22 +56,35 @@ def _figure(width: float, height: float, columns: int, **kwargs: Any) -> Iterato
         yield figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
+def _png(figure: Figure) -> bytes:
+    buffer, small_buffer = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png")
     from PIL import Image  # comes with matplotlib
 
     # A palette of 256 colours looks the same and takes a fifth of the bytes.
     with Image.open(buffer) as image:
         small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
-    small.save(path, format="PNG", optimize=True)
+    small.save(small_buffer, format="PNG", optimize=True)
+    return small_buffer.getvalue()
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_png(figure))
     return path
 
 
 def curve_figure(evaluation: Evaluation, path: str | Path) -> Path:
-    """Write NMSE over the swept condition, and beside it the gap to the reference, with 95 % bands.
+    """Write `curve_png` to ``path``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(curve_png(evaluation))
+    return path
+
+
+def curve_png(evaluation: Evaluation) -> bytes:
+    """Draw NMSE over the swept condition, and beside it the gap to the reference, with 95 % bands.
 
     Estimators that are told the conditions are dashed.
     """
@@ -89,7 +102,7 @@ def curve_figure(evaluation: Evaluation, path: str | Path) -> Path:
         few, many = min(evaluation.num_channels), max(evaluation.num_channels)
         count = f"{few}" if few == many else f"{few}–{many}"
         figure.suptitle(f"{source}: {count} channels a point, bands are 95 % intervals".lstrip(": "), fontsize=9.5)
-        return _save(figure, path)
+        return _png(figure)
 
 
 def _curves(axes: Axes, evaluation: Evaluation, level: Interval) -> None:

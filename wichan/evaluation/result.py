@@ -146,6 +146,12 @@ class Evaluation:
 
         return curve_figure(self, path)
 
+    def _repr_png_(self) -> bytes:
+        """In a notebook, an evaluation shows itself as its figure."""
+        from wichan.evaluation.figure import curve_png
+
+        return curve_png(self)
+
     def save(self, folder: str | Path, name: str | None = None) -> list[Path]:
         """Write ``NAME.csv``, ``NAME.json`` and ``NAME.png`` into ``folder``; returns their paths."""
         folder = Path(folder)
