@@ -66,7 +66,7 @@ left.set(xlabel="subcarrier", ylabel="OFDM symbol", title="|h| of one channel")
 fig.colorbar(image, ax=left)
 lag = grid.times * 1e3
 measured = (h[..., 0, 0].conj()[..., None] * h[..., 0]).mean(dim=(0, 1, 2)).real
-right.plot(lag, j0(2 * torch.pi * 300.0 * grid.times), label="theory: $J_0$")
+right.plot(lag, j0((2 * torch.pi * 300.0 * grid.times).numpy()), label="theory: $J_0$")
 right.plot(lag, measured, "o", label="mean of 256 channels")
 right.set(xlabel="time lag [ms]", ylabel="correlation", title="Fading over the slot")
 right.legend()
@@ -133,7 +133,7 @@ for batch in wc.simulate.stream("ofdm-siso", batch_size=256, num_batches=2):
 import tempfile
 
 folder = tempfile.mkdtemp()
-wc.simulate.run("ofdm-siso", folder + "/out", n=64)
+wc.simulate.run("ofdm-siso", folder + "/out", n=64, on_warning=print)
 data = wc.store.open(folder + "/out", split="test")
 len(data), {name: tuple(value.shape) for name, value in data[0].items()}
 

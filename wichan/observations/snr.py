@@ -61,6 +61,11 @@ SNR_CONVENTIONS: dict[str, SNRConvention] = {
             "Like 'pilot' or 'dense', with the power of this realisation instead of its expectation: fading leaves the SNR, "
             "and weak channels get weak noise. Needs the channels h.",
         ),
+        SNRConvention(
+            "grid-measured-realised",
+            "(num_pilots / num_resource_elements) mean over the sample |signal|^2 / no",
+            "'grid-measured' with the power of this realisation: what scripts that call awgn(.., 'measured') slot by slot do.",
+        ),
     )
 }
 
@@ -68,7 +73,7 @@ SNR_CONVENTIONS: dict[str, SNRConvention] = {
 def _realised_power(obs: Any, h: Any) -> torch.Tensor:
     """Power of each realisation's signal; axes after the batch (and the receive antennas of an OFDM grid) are averaged."""
     if h is None:
-        raise InvalidValueError("h is missing; the SNR convention 'per-realisation' needs the channels")
+        raise InvalidValueError("h is missing; an SNR convention of each realisation needs the channels")
     signal = obs.project(check_finite("h", check_tensor("h", h, kind="complex")))
     return signal.abs().square().mean(dim=(-2, -1) if hasattr(obs, "grid") else -1)
 
@@ -81,14 +86,14 @@ def _reference_power(convention: str, obs: Any, mean_power: float, h: Any) -> An
         return power
     if obs is None or not hasattr(obs, "signal_power"):
         raise InvalidTypeError(f"obs must be a linear observation for SNR convention {convention!r}, got {type(obs).__name__}")
-    if convention == "per-realisation":
-        return _realised_power(obs, h)
-    power *= obs.signal_power
-    if convention == "grid-measured":
+    share = 1.0
+    if convention.startswith("grid-measured"):
         if not hasattr(obs, "grid"):
-            raise InvalidValueError(f"the SNR convention 'grid-measured' needs pilots on a grid, got {type(obs).__name__}")
-        power *= obs.num_pilots / obs.grid.num_resource_elements
-    return power
+            raise InvalidValueError(f"the SNR convention {convention!r} needs pilots on a grid, got {type(obs).__name__}")
+        share = obs.num_pilots / obs.grid.num_resource_elements
+    if convention in ("per-realisation", "grid-measured-realised"):
+        return share * _realised_power(obs, h)
+    return share * power * obs.signal_power
 
 
 def _check_snr(snr_db: Any) -> Any:
@@ -101,14 +106,14 @@ def no_from_snr_db(snr_db: Any, convention: str = "pilot", obs: Any = None, *, m
     """Noise variance that gives an SNR.
 
     Args:
-        snr_db: a number, or a real tensor (for "per-realisation": one that fits the batch of ``h``).
+        snr_db: a number, or a real tensor (for conventions of a realisation: one that fits the batch of ``h``).
         convention: a key of `SNR_CONVENTIONS`.
         obs: the observation (not needed for "quantised").
         mean_power: E|h|^2 of the channel model, greater than 0.
-        h: channels, for "per-realisation" only.
+        h: channels, for "per-realisation" and "grid-measured-realised" only.
 
     Returns:
-        A float for a number, a tensor for a tensor (and always for "per-realisation").
+        A float for a number, a tensor for a tensor (and always for conventions of a realisation).
 
     Raises:
         UnknownNameError, InvalidValueError, InvalidTypeError: unknown name, missing ``obs`` or ``h``, SNR not finite.
@@ -144,7 +149,7 @@ def convert_snr_db(snr_db: Any, source: str, target: str, obs: Any = None, *, me
         obs, mean_power, h: as in `no_from_snr_db`.
 
     Returns:
-        SNR under ``target`` [dB]; the difference depends on the observation only, except for "per-realisation".
+        SNR under ``target`` [dB]; the difference depends on the observation only, except for conventions of a realisation.
 
     Example:
         >>> from wichan.observations import OFDMGrid, OFDMPilots

@@ -172,10 +172,7 @@ class OFDMSampler(BlockSampler):
         if convention in ("pilot", "grid-measured"):
             code = drawn.get("profile", torch.zeros(self.block_size, dtype=torch.int64))
             return no_from_snr_db(snr_db, convention, observation) * self._mean_power[code].to(self.device)
-        no = no_from_snr_db(snr_db, "per-realisation", observation, h=h)
-        if convention == "grid-measured-realised":
-            no = no * (observation.num_pilots / observation.grid.num_resource_elements)
-        return no
+        return no_from_snr_db(snr_db, convention, observation, h=h)
 
     def _channels(self, key: BlockKey, drawn: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if not self.recipe.independent_fading:

@@ -1,0 +1,52 @@
+"""Benchmarks of wichan's kernels against their peers: ``python sims/bench [KERNEL ...] [--repeats N]``.
+
+Prints a Markdown table and writes ``results/bench.json``. Run it on an idle machine; quote ratios, not times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+from harness import Row, machine, print_table, save
+
+KERNELS = {
+    "cdl": "channels:cdl",
+    "tdl": "channels:tdl",
+    "lmmse": "lmmse:lmmse",
+    "csi-rrg": "datasets:csi_rrg",
+    "write": "datasets:write",
+}
+
+
+def main() -> None:
+    """Run the chosen kernels one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"any of {', '.join(KERNELS)} (default: all)")
+    parser.add_argument("--repeats", type=int, default=9, help="timed pairs a kernel (default 9)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/bench.json"))
+    arguments = parser.parse_args()
+    unknown = set(arguments.kernels) - set(KERNELS)
+    if unknown or arguments.repeats < 1:
+        parser.error(f"unknown kernel {sorted(unknown)}" if unknown else f"--repeats={arguments.repeats} must be at least 1")
+    print(machine(), flush=True)
+    rows: list[Row] = []
+    for name in arguments.kernels or KERNELS:
+        module, _, function = KERNELS[name].partition(":")
+        found = getattr(importlib.import_module(module), function)(arguments.repeats)
+        rows += [replace(row, ratio=row.peer / row.wichan) for row in found]
+        print_table(rows[-len(found) :])
+    print()
+    print_table(rows)
+    if "lmmse" in (arguments.kernels or KERNELS):
+        from lmmse import lmmse_nmse
+
+        print("\n" + "\n".join(lmmse_nmse()))
+    save(rows, arguments.output)
+    print(f"\nwrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
