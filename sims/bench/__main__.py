@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from dataclasses import replace
 from pathlib import Path
 
 from harness import Row, machine, print_table, save
@@ -36,7 +35,7 @@ def main() -> None:
     for name in arguments.kernels or KERNELS:
         module, _, function = KERNELS[name].partition(":")
         found = getattr(importlib.import_module(module), function)(arguments.repeats)
-        rows += [replace(row, ratio=row.peer / row.wichan) for row in found]
+        rows += found
         print_table(rows[-len(found) :])
     print()
     print_table(rows)

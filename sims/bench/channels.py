@@ -93,18 +93,13 @@ def tdl(repeats: int) -> list[Row]:
     rows = []
     with torch.no_grad():
         floor = 8 * 14 * 23 * 120 / gemm_rate(14, 23, 120, 64)
-        for name, conditions in (
-            ("one condition", {}),
-            ("own spread and Doppler each", {"delay_spread": spread, "max_doppler": doppler}),
-        ):
-            mine, theirs = paired(
-                lambda conditions=conditions: model.frequency_response(grid, batch, generator=generator, **conditions),
-                peer,
-                4 * repeats,
-            )
-            rows.append(
-                Row(
-                    "TDL", f"slot 14 x 120, batch 64, {name}", "slot", mine / batch, "Sionna", theirs / batch, 0, ">= 2x", floor
-                )
-            )
+        cases = {"one condition": {}, "own spread and Doppler each": {"delay_spread": spread, "max_doppler": doppler}}
+        for name, conditions in cases.items():
+
+            def ours(conditions: dict[str, torch.Tensor] = conditions) -> None:
+                model.frequency_response(grid, batch, generator=generator, **conditions)
+
+            mine, theirs = paired(ours, peer, 4 * repeats)
+            setting = f"slot 14 x 120, batch 64, {name}"
+            rows.append(Row("TDL", setting, "slot", mine / batch, "Sionna", theirs / batch, ">= 2x", floor))
     return rows

@@ -25,9 +25,13 @@ class Row:
     wichan: float
     peer_name: str
     peer: float
-    ratio: float
-    target: str
+    target: str = ""
     floor: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the peer."""
+        return self.peer / self.wichan
 
     @property
     def floor_fraction(self) -> float | None:
@@ -126,5 +130,8 @@ def print_table(rows: Sequence[Row]) -> None:
 def save(rows: Sequence[Row], path: Path) -> None:
     """Write the rows and the machine as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    payload = {"machine": machine(), "rows": [asdict(row) | {"floor_fraction": row.floor_fraction} for row in rows]}
+    payload = {
+        "machine": machine(),
+        "rows": [asdict(row) | {"ratio": row.ratio, "floor_fraction": row.floor_fraction} for row in rows],
+    }
     path.write_text(json.dumps(payload, indent=1) + "\n", encoding="utf-8")

@@ -60,33 +60,24 @@ def lmmse(repeats: int) -> list[Row]:
         def cold_peer() -> None:
             _sionna(grid, obs, "f-t")(y[:1], 0.01)
 
+        def hot() -> None:
+            ours(y, 0.01)
+
+        def warm() -> None:
+            ours(y, 0.01 + 1e-9 * next(levels))
+
+        def peer_frames() -> None:
+            peer(y[:peer_batch], 0.01)
+
         cases = (
-            ("hot: same no", lambda: ours(y, 0.01), lambda: peer(y[:peer_batch], 0.01), batch, peer_batch, ">= 5000x", 20),
-            (
-                "warm: new no",
-                lambda: ours(y, 0.01 + 1e-9 * next(levels)),
-                lambda: peer(y[:peer_batch], 0.01),
-                batch,
-                peer_batch,
-                ">= 3000x",
-                20,
-            ),
+            ("hot: same no", hot, peer_frames, batch, peer_batch, ">= 5000x", 20),
+            ("warm: new no", warm, peer_frames, batch, peer_batch, ">= 3000x", 20),
             ("cold: new covariance", cold, cold_peer, 1, 1, ">= 5x", 1),
         )
         for name, mine, theirs, n, n_peer, target, calls in cases:
             fast, slow = paired(mine, theirs, repeats, calls)
-            rows.append(
-                Row(
-                    "LMMSE",
-                    f"14 x 120, 2 x 40 pilots, {name}",
-                    "frame",
-                    fast / n,
-                    f"Sionna (batch {n_peer})",
-                    slow / n_peer,
-                    0,
-                    target,
-                )
-            )
+            setting, peer_name = f"14 x 120, 2 x 40 pilots, {name}", f"Sionna (batch {n_peer})"
+            rows.append(Row("LMMSE", setting, "frame", fast / n, peer_name, slow / n_peer, target))
     return rows
 
 

@@ -38,6 +38,9 @@ def test_grid_measured_against_pilot(step: int, gain_db: float) -> None:
     assert convert_snr_db(gain_db, "pilot", "grid-measured", obs) == pytest.approx(0.0, abs=0.05)
 
 
+REALISED = {"per-realisation", "grid-measured-realised"}
+
+
 def test_grid_measured_is_what_measuring_gives(generator: torch.Generator) -> None:
     """The noise equals the mean power over all elements of a noiseless received grid, divided by the SNR."""
     h = complex_normal((2000, 1, 1, 14, 120), 0.7, generator=generator)
