@@ -46,19 +46,8 @@ def cdl(repeats: int) -> list[Row]:
 
         mine, theirs = paired(ours, lambda: peer(best), repeats)
         floor = 8 * 640 * 23 * 750 / gemm_rate()
-    rows = [
-        Row(
-            "CDL",
-            "20 x 32 x 750, no gradients",
-            "sample",
-            mine / batch,
-            f"Sionna (batch {best})",
-            theirs / best,
-            0,
-            ">= 3.5x",
-            floor,
-        )
-    ]
+    name = f"Sionna (batch {best})"
+    rows = [Row("CDL", "20 x 32 x 750, no gradients", "sample", mine / batch, name, theirs / best, ">= 3.5x", floor)]
     gain = torch.ones((), requires_grad=True)
 
     def with_gradients() -> None:
@@ -67,9 +56,7 @@ def cdl(repeats: int) -> list[Row]:
         frequency_response(tracked, times, frequencies)
 
     mine, theirs = paired(with_gradients, lambda: peer(best), repeats)
-    rows.append(
-        Row("CDL", "the same, tracking gradients", "sample", mine / 8, f"Sionna (batch {best})", theirs / best, 0, "", floor)
-    )
+    rows.append(Row("CDL", "the same, tracking gradients", "sample", mine / 8, name, theirs / best, "", floor))
     return rows
 
 

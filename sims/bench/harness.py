@@ -74,11 +74,10 @@ def gemm_rate(links: int = 640, clusters: int = 23, subcarriers: int = 750, batc
     return 8 * batch * links * clusters * subcarriers / median_seconds(lambda: torch.bmm(left, right, out=out), 15)
 
 
-def copy_rate(megabytes: int = 256) -> float:
-    """Copy rate [bytes written/s] between warm buffers larger than the caches that matter."""
-    source = torch.ones(megabytes << 18, dtype=torch.float32)
-    target = torch.empty_like(source)
-    return source.numel() * 4 / median_seconds(lambda: target.copy_(source), 7)
+def fill_rate(megabytes: int = 256) -> float:
+    """Rate [bytes/s] at which zeros are written into a warm buffer larger than the caches that matter."""
+    target = torch.ones(megabytes << 18, dtype=torch.float32)
+    return target.numel() * 4 / median_seconds(target.zero_, 7)
 
 
 def machine() -> dict[str, Any]:

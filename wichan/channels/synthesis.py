@@ -7,9 +7,9 @@ delay only, are summed at every frequency:
     c_{k}[u, t] = \sum_r g_{k,r,u}\, e^{j 2\pi \nu_{k,r} t}, \qquad
     h[u, t, f] = \sum_k c_k[u, t]\, e^{-j 2\pi f \tau_k} .
 
-Both are batched matrix products, so an array of paths x times x subcarriers never exists. On uniform lattices a phasor
-comes from two short tables (coarse and fine steps) and one product, not from a sine and a cosine for each element.
-Phases are reduced to one turn in float64 before the cast, so accuracy does not fall with time or bandwidth.
+Both are batched matrix products, so an array of paths x times x subcarriers never exists. Where phases turn often they are
+reduced to one turn in float64 before the cast, so accuracy does not fall with time or bandwidth; on uniform lattices such a
+phasor comes from two short tables (coarse and fine steps) and one product.
 
 Cost per link with A antenna pairs, K clusters of R rays, T times, F subcarriers: 8 A K T (R + F) FLOP;
 bytes: the answer once, plus 8 K (A R + R T + A T + F).
@@ -25,6 +25,7 @@ from wichan.channels.rays import Rays
 from wichan.errors import ShapeError, check_tensor
 
 _TWO_PI = 2 * math.pi
+_FEW_TURNS = 16  # below, the rounding of a float32 phase stays under 1e-5 rad and a vectorised cosine is the fastest way
 
 
 def _turn(cycles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -45,8 +46,11 @@ def phasors(rate: torch.Tensor, lattice: torch.Tensor, dtype: torch.dtype = torc
     Returns:
         (\*rate.shape, n), differentiable in ``rate``.
     """
-    rate = rate.to(torch.float64).unsqueeze(-1)
     points = lattice.to(device=rate.device, dtype=torch.float64)
+    if dtype == torch.complex64 and _turns(rate, points) < _FEW_TURNS:
+        angle = rate.to(torch.float32).unsqueeze(-1) * (points * _TWO_PI).to(torch.float32)
+        return torch.complex(angle.cos(), angle.sin())
+    rate = rate.to(torch.float64).unsqueeze(-1)
     n = points.numel()
     if n < 6 or not _is_uniform(points):
         return _turn(rate * points, dtype)
@@ -56,6 +60,13 @@ def phasors(rate: torch.Tensor, lattice: torch.Tensor, dtype: torch.dtype = torc
     table = _turn(rate * steps, dtype)
     grid = table[..., :coarse].unsqueeze(-1) * table[..., coarse:].unsqueeze(-2)
     return grid.flatten(-2)[..., :n]
+
+
+def _turns(rate: torch.Tensor, points: torch.Tensor) -> float:
+    """Largest number of turns; infinite where looking at values costs more than it saves (GPU, compiled code)."""
+    if torch.compiler.is_compiling() or rate.device.type != "cpu" or not rate.numel():
+        return math.inf
+    return float(rate.detach().abs().max()) * float(points.abs().max())
 
 
 def _is_uniform(points: torch.Tensor) -> bool:
@@ -116,27 +127,26 @@ def _sum_sinusoids(amplitude: torch.Tensor, doppler: torch.Tensor, times: torch.
     rays are summed in polar form, |g| cos(arg g + 2 pi nu t), in slices that stay in the cache.
     """
     shape = amplitude.shape
-    flat, rate = amplitude.reshape(-1, 1, shape[-1]), doppler.reshape(-1, 1, shape[-1])
-    points = times.to(device=rate.device, dtype=torch.float64).unsqueeze(-1)
-    turns = float(rate.abs().max()) * float(points.abs().max())
-    size, phase = flat.abs(), flat.angle()
+    real, imaginary = (part.contiguous() for part in torch.view_as_real(amplitude.reshape(-1, shape[-1])).unbind(-1))
+    size, phase = torch.hypot(real, imaginary), torch.atan2(imaginary, real)
+    rate = doppler.reshape(-1, shape[-1])
+    # Times lead, so that every broadcast runs along contiguous rays.
+    points = times.to(device=rate.device, dtype=torch.float64)[:, None, None]
+    few = _turns(rate, points) < _FEW_TURNS
     ones = size.new_ones(shape[-1])
-    answer = size.new_empty(flat.shape[0], points.shape[0], 2)
-    step = min(max(1, 2**17 // (shape[-1] * points.shape[0])), flat.shape[0])
-    angle, wave = size.new_empty(2, step, points.shape[0], shape[-1])
-    for first in range(0, flat.shape[0], step):
-        part = slice(first, min(first + step, flat.shape[0]))
-        count = part.stop - first
-        if turns < 16:  # the rounding of a float32 product is below 1e-6 turns
-            torch.mul(rate[part], (points * _TWO_PI).to(rate.dtype), out=angle[:count])
+    answer = size.new_empty(2, points.shape[0], rate.shape[0])
+    step = min(max(1, 2**17 // (shape[-1] * points.shape[0])), rate.shape[0])
+    for first in range(0, rate.shape[0], step):
+        part = slice(first, min(first + step, rate.shape[0]))
+        if few:
+            angle = torch.addcmul(phase[part], rate[part], (points * _TWO_PI).to(rate.dtype))
         else:
             cycles = rate[part].to(torch.float64) * points
-            angle[:count] = cycles.sub_(cycles.round()).mul_(_TWO_PI)
-        angle[:count] += phase[part]
-        for column, function in enumerate((torch.cos, torch.sin)):
-            function(angle[:count], out=wave[:count]).mul_(size[part])
-            torch.matmul(wave[:count], ones, out=answer[part, :, column])
-    return torch.view_as_complex(answer).reshape(*shape[:-1], points.shape[0])
+            angle = cycles.sub_(cycles.round()).mul_(_TWO_PI).to(rate.dtype).add_(phase[part])
+        wave = angle.cos().mul_(size[part])
+        answer[0, :, part] = wave @ ones
+        answer[1, :, part] = torch.sin(angle, out=wave).mul_(size[part]) @ ones
+    return torch.complex(answer[0].T, answer[1].T).reshape(*shape[:-1], points.shape[0])
 
 
 def combine_clusters(coefficients: torch.Tensor, phasor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
