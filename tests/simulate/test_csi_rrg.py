@@ -181,21 +181,18 @@ def test_no_array_of_paths_times_bins_is_ever_formed() -> None:
     assert stored < sampler.block_size * 23 * 20 * 300 * 32
 
 
-COST = """
-import resource, time
+PEAK = """
+from pathlib import Path
 from wichan.simulate import KINDS, load_recipe
 sampler = KINDS["csi-rrg"](load_recipe("csi-rrg"))
-cell = "cm_A_ds_030_ms_010"
-sampler.sample(sampler.key(0, "train", cell, 0))
-before = time.process_time()
 for index in range(3):
-    sampler.sample(sampler.key(0, "train", cell, index))
-print((time.process_time() - before) / 60, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    sampler.sample(sampler.key(0, "train", "cm_A_ds_030_ms_010", index))
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
 
 
-def test_cost_of_a_sample_in_time_and_memory() -> None:
-    answer = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True, timeout=120)
-    seconds, gigabytes = (float(word) for word in answer.stdout.split())
-    assert seconds < 0.1  # CPU seconds; 0.001 on the machine this was written on
-    assert gigabytes < 1.0
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory of a process from /proc")
+def test_peak_memory_of_a_process() -> None:
+    # VmHWM starts anew with the program; getrusage would carry the peak of the test process over the fork.
+    answer = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120)
+    assert int(answer.stdout) < 1e6  # kB
