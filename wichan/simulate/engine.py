@@ -105,6 +105,8 @@ def run(
     if dry_run:
         return plan_report(recipe, n=n, shard=shard, shard_size=shard_size, device=device, workers=workers)
     started = time.perf_counter()
+    if workers is not None:  # before a folder is made
+        check_int("workers", workers, minimum=1, maximum=256)
     job = prepare(recipe, n=n, seed=seed, shard=shard, shard_size=shard_size, device=device)
     notes = job.warnings()
     for text in notes:
