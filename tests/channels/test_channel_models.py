@@ -243,6 +243,20 @@ def test_normalisation_factors_are_returned(generator):
     assert same is h and torch.equal(ones, torch.ones(5))
 
 
+@pytest.mark.parametrize("normalize", ["ensemble", "sample"])
+def test_covariance_of_normalised_channels(normalize, generator):
+    """Unit power in both; per-sample scaling is marked, since it removes fading."""
+    panel = Panel(1, 2, pattern="38.901")
+    model = CDL("A", delay_spread=1e-7, carrier_frequency=2e9, speed=1.0, rx_array=panel)
+    covariance = model.covariance(SMALL, normalize=normalize)
+    assert model.mean_power() > 2
+    assert float(covariance.mean_power()) == pytest.approx(1.0)
+    assert covariance.normalization == normalize
+    h = model.frequency_response(SMALL, 500, generator=generator, normalize=normalize)
+    # 500 channels, each at least as variable as an exponential variable
+    assert float(h.abs().square().mean()) == pytest.approx(1.0, abs=4 / math.sqrt(500))
+
+
 def test_global_rng_is_untouched(generator):
     before = torch.get_rng_state()
     CDL("D", delay_spread=1e-7, carrier_frequency=2.4e9, speed=1.0).frequency_response(SMALL, 3, generator=generator)

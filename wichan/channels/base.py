@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from wichan.grid import OFDMGrid
 
 if TYPE_CHECKING:
     from wichan.channels.covariance import ChannelCovariance
+    from wichan.channels.covariance_terms import KroneckerTerm
 
 NORMALIZE = ("ensemble", "sample")
 
@@ -47,15 +49,18 @@ class ChannelModel(ABC):
 
     num_rx_ant: int = 1
     num_tx_ant: int = 1
-    mean_doppler_is_zero: bool = True
 
     @abstractmethod
     def sample(self, batch_size: int, *, generator: torch.Generator, **conditions: Any) -> Rays:
         """Draw ``batch_size`` independent channels; ``conditions`` override parameters per sample, shape (batch_size,)."""
 
     @abstractmethod
-    def covariance(self, grid: OFDMGrid, **conditions: Any) -> ChannelCovariance:
-        """Second moment E[h h^H] on ``grid``; ``conditions`` of shape (batch_size,) give a batch of covariances."""
+    def covariance_terms(self, grid: OFDMGrid, **conditions: Any) -> list[KroneckerTerm]:
+        """Second moment E[h h^H] on ``grid`` as a sum of Kronecker terms.
+
+        Raises:
+            NoClosedFormError: the model has none; estimate it with `ChannelCovariance.from_samples`.
+        """
 
     @abstractmethod
     def mean_power(self) -> float:
@@ -80,6 +85,24 @@ class ChannelModel(ABC):
         rays = self.sample(batch_size, generator=generator, **conditions)
         h = frequency_response(rays, grid.times, grid.frequencies)
         return normalize_power(h, normalize, self.mean_power())[0]
+
+    def covariance(self, grid: OFDMGrid, *, normalize: str | None = None, **conditions: Any) -> ChannelCovariance:
+        r"""Closed-form second moment :math:`E[h h^H]` of the channels on ``grid``.
+
+        Args:
+            grid: times and frequencies.
+            normalize: how the channels are scaled, as in `frequency_response`. ``"ensemble"`` divides by `mean_power`.
+                ``"sample"`` does the same and marks the result: fading is gone there, so `LMMSE` refuses it.
+            conditions: override parameters; tensors of shape (batch_size,) give one covariance a sample.
+        """
+        from wichan.channels.covariance import ChannelCovariance
+
+        terms = self.covariance_terms(grid, **conditions)
+        if normalize is not None:
+            check_choice("normalize", normalize, NORMALIZE)
+            amplitude = self.mean_power() ** -0.5
+            terms = [replace(term, space=term.space * amplitude) for term in terms]
+        return ChannelCovariance(terms, self.num_rx_ant, self.num_tx_ant, normalization=normalize)
 
 
 class NoClosedFormError(WichanError, NotImplementedError):

@@ -13,7 +13,7 @@ from wichan.channels.base import ChannelModel
 from wichan.channels.cdl_angles import RayTable, ray_angles
 from wichan.channels.cdl_covariance import cdl_covariance, response_power
 from wichan.channels.conditions import per_sample
-from wichan.channels.covariance import ChannelCovariance
+from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.plane_waves import Terminal, polarization_matrix, port_gains
 from wichan.channels.profiles import cdl_profile
 from wichan.channels.rays import Rays
@@ -179,12 +179,12 @@ class CDL(ChannelModel):
             tx_response=None if rays.tx_response is None else extend(rays.tx_response, tx),
         )
 
-    def covariance(
-        self, grid: OFDMGrid, *, delay_spread: Any = None, speed: Any = None, normalize: str | None = None, **unknown: Any
-    ) -> ChannelCovariance:
-        """Closed-form second moment on ``grid``: one Kronecker term a cluster (more where angle and Doppler are tied)."""
+    def covariance_terms(
+        self, grid: OFDMGrid, *, delay_spread: Any = None, speed: Any = None, **unknown: Any
+    ) -> list[KroneckerTerm]:
+        """One Kronecker term a cluster (more where angle and Doppler are tied), see `wichan.channels.cdl_covariance`."""
         _refuse(unknown)
-        return cdl_covariance(self, grid, delay_spread=delay_spread, speed=speed, normalize=normalize)
+        return cdl_covariance(self, grid, delay_spread=delay_spread, speed=speed)
 
 
 def _array(field: str, value: AntennaArray | None) -> AntennaArray:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wichan.channels.conditions import per_sample
-from wichan.channels.covariance import ChannelCovariance, KroneckerTerm
+from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.plane_waves import Terminal
 from wichan.channels.special import bessel_j0
 from wichan.channels.synthesis import delay_phasors, phasors
@@ -149,7 +149,7 @@ def _is_tied(model: CDL) -> bool:
     return bool((ports - ports[:, :1, :1, :1]).abs().max() > 1e-9)
 
 
-def cdl_covariance(model: CDL, grid: OFDMGrid, *, delay_spread: Any, speed: Any, normalize: str | None) -> ChannelCovariance:
+def cdl_covariance(model: CDL, grid: OFDMGrid, *, delay_spread: Any, speed: Any) -> list[KroneckerTerm]:
     """Second moment of ``model`` on ``grid`` as a sum of Kronecker terms."""
     tied = _is_tied(model)
     time = sum(weight * _doppler_laws(model, grid, value, tied) for value, weight in _speed_points(model, speed))
@@ -168,7 +168,7 @@ def cdl_covariance(model: CDL, grid: OFDMGrid, *, delay_spread: Any, speed: Any,
             )
     if model.profile.los_power:
         terms.extend(_specular_terms(model, grid, steering[..., :1, :].mT, speed))
-    return ChannelCovariance(terms, model.num_rx_ant, model.num_tx_ant, normalization=normalize)
+    return terms
 
 
 def _specular_terms(model: CDL, grid: OFDMGrid, steering: torch.Tensor, speed: Any) -> list[KroneckerTerm]:

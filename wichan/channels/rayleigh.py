@@ -9,7 +9,7 @@ import torch
 
 from wichan.channels.base import ChannelModel
 from wichan.channels.correlation import correlation_root, mimo_correlation
-from wichan.channels.covariance import ChannelCovariance, KroneckerTerm
+from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.rays import Rays
 from wichan.errors import InvalidValueError, check_int, check_real, check_shape, check_tensor, unknown_name
 from wichan.grid import OFDMGrid
@@ -61,8 +61,8 @@ class RayleighBlock(ChannelModel):
     def _specular(self, batch_size: int, generator: torch.Generator) -> torch.Tensor | float:
         return 0.0
 
-    def covariance(self, grid: OFDMGrid, **unknown: Any) -> ChannelCovariance:
-        """Second moment: correlation in space, all ones in time and frequency."""
+    def covariance_terms(self, grid: OFDMGrid, **unknown: Any) -> list[KroneckerTerm]:
+        """Correlation in space, all ones in time and frequency."""
         _refuse(unknown)
         flat_time = torch.ones(grid.num_ofdm_symbols, 1, dtype=torch.complex128)
         flat_frequency = torch.ones(grid.num_subcarriers, 1, dtype=torch.complex128)
@@ -71,7 +71,7 @@ class RayleighBlock(ChannelModel):
         wave = self._wave()
         if wave is not None:
             terms.append(KroneckerTerm(space=wave.reshape(-1, 1), time=flat_time, frequency=flat_frequency))
-        return ChannelCovariance(terms, self.num_rx_ant, self.num_tx_ant)
+        return terms
 
     def _wave(self) -> torch.Tensor | None:
         return None

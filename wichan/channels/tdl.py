@@ -10,7 +10,7 @@ import torch
 from wichan.channels.base import ChannelModel
 from wichan.channels.conditions import per_sample
 from wichan.channels.correlation import correlation_root, mimo_correlation
-from wichan.channels.covariance import ChannelCovariance, KroneckerTerm
+from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.profiles import TapTable, check_profile_value, tdl_profile
 from wichan.channels.rays import Rays
 from wichan.channels.special import bessel_j0
@@ -131,13 +131,10 @@ class TDL(ChannelModel):
         rate[:, 0, 0] = doppler.to(shift) * _LOS_COSINE
         return torch.cat([gain, ray], dim=2), torch.cat([shift, rate], dim=2)
 
-    def covariance(
-        self, grid: OFDMGrid, *, delay_spread: Any = None, max_doppler: Any = None, normalize: str | None = None, **unknown: Any
-    ) -> ChannelCovariance:
-        r"""Closed-form second moment on ``grid``: correlation x :math:`J_0(2\pi f_D \Delta t)` x delay spectrum.
-
-        ``delay_spread`` and ``max_doppler`` may be tensors (batch_size,): one covariance a sample.
-        """
+    def covariance_terms(
+        self, grid: OFDMGrid, *, delay_spread: Any = None, max_doppler: Any = None, **unknown: Any
+    ) -> list[KroneckerTerm]:
+        r"""Correlation x :math:`J_0(2\pi f_D \Delta t)` x delay spectrum, and a term of rank one for the specular ray."""
         _refuse(unknown)
         doppler = per_sample("max_doppler", self.max_doppler if max_doppler is None else max_doppler)
         delays = self.delays(delay_spread)
@@ -152,7 +149,7 @@ class TDL(ChannelModel):
             ones = torch.ones(self.num_rx_ant * self.num_tx_ant, 1, dtype=torch.complex128)
             first = steering[..., :1] * math.sqrt(self.profile.los_power)
             terms.append(KroneckerTerm(space=ones, time=specular, frequency=first))
-        return ChannelCovariance(terms, self.num_rx_ant, self.num_tx_ant, normalization=normalize)
+        return terms
 
 
 def _check_delay_spread(table: TapTable, fixed: float | None, delay_spread: float | None) -> float:

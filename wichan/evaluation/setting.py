@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,10 +92,7 @@ class Setting:
     def covariance(self, profile: str, columns: Mapping[str, torch.Tensor]) -> ChannelCovariance:
         """Covariance of a profile at given conditions, scaled as the recipe scales its channels."""
         model = self.model(profile)
-        covariance = model.covariance(self.grid, **self.arguments(columns))
-        if self.recipe.normalize is None:
-            return covariance
-        return scaled(covariance, model.mean_power() ** -0.5)
+        return model.covariance(self.grid, normalize=self.recipe.normalize, **self.arguments(columns))
 
     @functools.cached_property
     def pooled(self) -> Pooled:
@@ -114,12 +111,6 @@ class Setting:
         middle = torch.full((count,), 0.5, dtype=torch.float64)
         drawn = {name: law.draw(u.get(name, middle)) for name, law in self.laws.items() if name != "profile"}
         return drawn | dict(self.link.source.derive(drawn))
-
-
-def scaled(covariance: ChannelCovariance, amplitude: float) -> ChannelCovariance:
-    """Covariance of channels that are multiplied by ``amplitude``; every term must be a Kronecker product."""
-    terms = [replace(term, space=term.space * amplitude) for term in kronecker_terms(covariance)]
-    return ChannelCovariance(terms, covariance.num_rx_ant, covariance.num_tx_ant, normalization=covariance.normalization)
 
 
 def kronecker_terms(covariance: ChannelCovariance) -> list[KroneckerTerm]:
