@@ -31,6 +31,14 @@ def test_the_example_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None
     assert printed < -20  # no is -20 dB: an estimate from 80 pilots must do better than one pilot alone
 
 
+def test_the_own_estimator_of_the_guide_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks(ROOT / "docs" / "index.md", "python")[0]
+    exec(compile(code, "docs/index.md", "exec"), {"__name__": "guide"})
+    printed = capsys.readouterr().out
+    assert "0 failed" in printed
+    assert "mine" in printed
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())

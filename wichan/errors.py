@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch  # imported inside the checks: a command that only prints help starts without it
 
 
 class WichanError(Exception):
@@ -108,6 +109,8 @@ def check_real(
 
 def check_tensor(field: str, value: Any, *, kind: str = "any") -> torch.Tensor:
     """Return ``value`` if it is a tensor of ``kind`` ("complex", "real", "any"); half precision is refused."""
+    import torch
+
     if not isinstance(value, torch.Tensor):
         raise InvalidTypeError(f"{field} must be a torch.Tensor, got {type(value).__name__}")
     if value.dtype in (torch.float16, torch.bfloat16, torch.complex32):
@@ -121,6 +124,8 @@ def check_tensor(field: str, value: Any, *, kind: str = "any") -> torch.Tensor:
 
 def check_finite(field: str, value: torch.Tensor) -> torch.Tensor:
     """Raise if ``value`` holds NaN or infinity (skipped under ``torch.compile``)."""
+    import torch
+
     if torch.compiler.is_compiling():
         return value
     # One reduction instead of a mask the size of the tensor: a sum is finite only if every term is,
@@ -150,6 +155,8 @@ def check_noise(
     A number, or a tensor whose shape equals the first axes of ``batch_shape`` (Sionna's habit); missing axes are
     appended, so that ``(B,)`` works for a batch ``(B, R)``. Values must be finite and not negative.
     """
+    import torch
+
     if isinstance(no, (bool, str)) or no is None:
         raise InvalidTypeError(f"{field}={_shown(no)} must be a number or a real tensor, got {type(no).__name__}")
     if isinstance(no, torch.Tensor) and no.is_complex():
@@ -164,6 +171,8 @@ def check_noise(
             raise InvalidValueError(f"{field} holds NaN or infinite values; a noise variance must be finite and at least 0")
         if low < 0:
             raise InvalidValueError(f"{field}={low:g} must be at least 0")
+        if high > 1e30:  # products with it would overflow single precision
+            raise InvalidValueError(f"{field}={high:g} must be at most 1e30")
     if tensor.dim() == 1 and tensor.shape[0] == 1:
         tensor = tensor.reshape(())
     if tensor.dim() > len(batch_shape):
@@ -178,6 +187,8 @@ def check_noise(
 
 def check_generator(field: str, value: Any) -> torch.Generator:
     """Return ``value`` if it is a `torch.Generator`; randomness is always an argument."""
+    import torch
+
     if not isinstance(value, torch.Generator):
         raise InvalidTypeError(f"{field} must be a torch.Generator, got {type(value).__name__}")
     return value

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from wichan.errors import InvalidValueError, check_int, check_real
+from wichan.errors import InvalidTypeError, InvalidValueError, check_int, check_real
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,10 @@ class OFDMGrid:
         """Frequency of each subcarrier relative to the carrier [Hz], float64, ascending, shape (num_subcarriers,)."""
         index = torch.arange(self.num_subcarriers, dtype=torch.float64) - self.num_subcarriers // 2
         return index * self.subcarrier_spacing
+
+
+def check_grid(grid: Any) -> OFDMGrid:
+    """Return ``grid`` if it is an `OFDMGrid`."""
+    if not isinstance(grid, OFDMGrid):
+        raise InvalidTypeError(f"grid must be an OFDMGrid, got {type(grid).__name__}")
+    return grid

@@ -11,7 +11,7 @@ import torch
 from wichan.channels.rays import Rays
 from wichan.channels.synthesis import frequency_response
 from wichan.errors import WichanError, check_choice, check_generator, check_int
-from wichan.grid import OFDMGrid
+from wichan.grid import OFDMGrid, check_grid
 
 if TYPE_CHECKING:
     from wichan.channels.covariance import ChannelCovariance
@@ -80,6 +80,7 @@ class ChannelModel(ABC):
         Returns:
             complex64, (batch_size, num_rx_ant, num_tx_ant, num_ofdm_symbols, num_subcarriers).
         """
+        check_grid(grid)
         check_int("batch_size", batch_size, minimum=1)
         check_generator("generator", generator)
         rays = self.sample(batch_size, generator=generator, **conditions)
@@ -97,7 +98,7 @@ class ChannelModel(ABC):
         """
         from wichan.channels.covariance import ChannelCovariance
 
-        terms = self.covariance_terms(grid, **conditions)
+        terms = self.covariance_terms(check_grid(grid), **conditions)
         if normalize is not None:
             check_choice("normalize", normalize, NORMALIZE)
             amplitude = self.mean_power() ** -0.5

@@ -65,8 +65,8 @@ class CDL(ChannelModel):
         tx_array: AntennaArray | None = None,
         rx_array: AntennaArray | None = None,
         direction: str = "uplink",
-        tx_orientation: Sequence[float] | None = None,
-        rx_orientation: Sequence[float] | None = None,
+        tx_orientation: Sequence[float] | torch.Tensor | None = None,
+        rx_orientation: Sequence[float] | torch.Tensor | None = None,
         velocity: Sequence[float] | None = None,
         moving: str | None = None,
         los_phase: float | str = "random",
@@ -84,8 +84,10 @@ class CDL(ChannelModel):
         self.moving = check_choice("moving", terminal_end if moving is None else moving, ("tx", "rx"))
         terminal, station = (math.pi, 0.0, 0.0), (0.0, 0.0, 0.0)
         rx_default, tx_default = (station, terminal) if direction == "uplink" else (terminal, station)
-        self.rx = Terminal(_array("rx_array", rx_array), _vector("rx_orientation", rx_orientation or rx_default))
-        self.tx = Terminal(_array("tx_array", tx_array), _vector("tx_orientation", tx_orientation or tx_default))
+        turned_rx = rx_default if rx_orientation is None else rx_orientation
+        turned_tx = tx_default if tx_orientation is None else tx_orientation
+        self.rx = Terminal(_array("rx_array", rx_array), _vector("rx_orientation", turned_rx))
+        self.tx = Terminal(_array("tx_array", tx_array), _vector("tx_orientation", turned_tx))
         self.num_rx_ant, self.num_tx_ant = self.rx.array.num_ant, self.tx.array.num_ant
         self.los_phase = los_phase if los_phase == "random" else check_real("los_phase", los_phase)
         self.angles = ray_angles(self.profile, direction, angle_mean or {}, angle_spread or {})

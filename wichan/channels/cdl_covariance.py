@@ -28,8 +28,6 @@ from wichan.linalg import thin_factor
 if TYPE_CHECKING:
     from wichan.channels.cdl import CDL
 
-_HEADINGS = 512  # quadrature points over the zenith of travel: spectral accuracy up to 80 cycles of Doppler phase
-
 
 def _pair_responses(end: Terminal, theta: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
     """Field times array phase of every port, (2 components, *shape, num_ant), complex128."""
@@ -98,23 +96,29 @@ def _random_heading_law(theta: torch.Tensor, wavenumber_speed: torch.Tensor, lag
     The mean over the azimuth of travel is a Bessel function; the mean over its zenith, uniform in (0, pi), is a midpoint
     rule on a smooth periodic function, so it converges faster than any power.
     """
-    heading = (torch.arange(_HEADINGS, dtype=torch.float64) + 0.5) * (math.pi / _HEADINGS)
+    # A midpoint rule is exact to double precision once it has a few points for each turn of the fastest phase.
+    points = 64 + 4 * math.ceil(float((wavenumber_speed.max() * lags.abs().max()) / (2 * math.pi)))
+    heading = (torch.arange(points, dtype=torch.float64) + 0.5) * (math.pi / points)
     phase = wavenumber_speed.reshape(*wavenumber_speed.shape, *([1] * (theta.dim() + 1))) * lags
     across, along = theta.sin()[..., None], theta.cos()[..., None]
     total = torch.zeros(torch.broadcast_shapes(phase.shape, across.shape), dtype=torch.float64)
     for sin, cos in zip(heading.sin().tolist(), heading.cos().tolist(), strict=True):
         total += bessel_j0(phase * across * sin) * torch.cos(phase * along * cos)
-    return total / _HEADINGS
+    return total / points
 
 
-def _speed_points(model: CDL, speed: Any) -> list[tuple[torch.Tensor, float]]:
-    """Speeds and weights to average over: one for an exact speed, Gauss-Legendre points for a range."""
+def _speed_points(model: CDL, speed: Any, duration: float) -> list[tuple[torch.Tensor, float]]:
+    """Speeds and weights to average over: one for an exact speed, Gauss-Legendre points for a range.
+
+    The integrand oscillates with the turns of Doppler phase within ``duration`` [s]: pi points a turn and a margin.
+    """
     low, high = model.speed
     if speed is not None or low == high:
         return [(per_sample("speed", low if speed is None else speed), 1.0)]
     import numpy as np
 
-    nodes, weights = np.polynomial.legendre.leggauss(24)
+    turns = (high - low) * duration / model.wavelength
+    nodes, weights = np.polynomial.legendre.leggauss(24 + math.ceil(math.pi * turns))
     return [
         (torch.tensor(low + (high - low) * (x + 1) / 2, dtype=torch.float64), w / 2)
         for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)
@@ -152,7 +156,8 @@ def _is_tied(model: CDL) -> bool:
 def cdl_covariance(model: CDL, grid: OFDMGrid, *, delay_spread: Any, speed: Any) -> list[KroneckerTerm]:
     """Second moment of ``model`` on ``grid`` as a sum of Kronecker terms."""
     tied = _is_tied(model)
-    time = sum(weight * _doppler_laws(model, grid, value, tied) for value, weight in _speed_points(model, speed))
+    speeds = _speed_points(model, speed, float(grid.times[-1]))
+    time = sum(weight * _doppler_laws(model, grid, value, tied) for value, weight in speeds)
     assert isinstance(time, torch.Tensor)
     space = _space_groups(model) * model.profile.power[:, None, None, None]
     steering = delay_phasors(model.delays(delay_spread), grid.frequencies, torch.complex128)  # (*cond, C, F)
@@ -176,7 +181,7 @@ def _specular_terms(model: CDL, grid: OFDMGrid, steering: torch.Tensor, speed: A
     wave = (gain[:, None, :, None] * rx[None, :, None, None] * tx[None, None, None, :]).reshape(-1, 1)
     theta = direction[2].clamp(-1, 1).acos()
     law: Any = 0.0
-    for value, weight in _speed_points(model, speed):
+    for value, weight in _speed_points(model, speed, float(grid.times[-1])):
         if model.velocity is not None:
             rate = value * (direction @ model.velocity) / max(model.speed[0], 1e-300) / model.wavelength
             tone = phasors(rate, grid.times, torch.complex128)

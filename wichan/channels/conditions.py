@@ -18,7 +18,7 @@ def per_sample(field: str, value: Any, batch_size: int | None = None, *, minimum
     if value.dim() > 1 or (value.dim() == 1 and batch_size is not None and value.shape[0] != batch_size):
         allowed = "(batch_size,)" if batch_size is None else f"({batch_size},)"
         raise ShapeError(f"{field} has shape {tuple(value.shape)}; it must be () or {allowed}")
-    value = value.to(torch.float64)
+    value = value.to(device="cpu", dtype=torch.float64)  # parameters are drawn and kept on the CPU
     if value.numel() and not bool((torch.isfinite(value) & (value >= minimum)).all()):
         raise InvalidValueError(
             f"{field} holds values that are NaN, infinite or below {minimum:g}; all must be at least {minimum:g}"

@@ -129,7 +129,7 @@ def _sum_sinusoids(amplitude: torch.Tensor, doppler: torch.Tensor, times: torch.
     shape = amplitude.shape
     real, imaginary = (part.contiguous() for part in torch.view_as_real(amplitude.reshape(-1, shape[-1])).unbind(-1))
     size, phase = torch.hypot(real, imaginary), torch.atan2(imaginary, real)
-    rate = doppler.reshape(-1, shape[-1])
+    rate = doppler.reshape(-1, shape[-1]).to(size.dtype)
     # Times lead, so that every broadcast runs along contiguous rays.
     points = times.to(device=rate.device, dtype=torch.float64)[:, None, None]
     few = _turns(rate, points) < _FEW_TURNS

@@ -204,7 +204,7 @@ class LS(Estimator):
             raise ShapeError(f"covariance has shape {shape}; the last axes must be {want}")
         if covariance.batch_shape:
             return torch.stack([self._exact_error(covariance[i]) for i in range(covariance.batch_shape[0])])
-        factor = covariance.tucker(1e-12)
+        factor = covariance.to("cpu").tucker(1e-12)
         error = torch.zeros(shape, dtype=torch.float64)
         values = self.obs.pilot_values().detach().cpu().to(torch.complex128)
         where = self.obs.pilot_index.cpu()
@@ -221,7 +221,7 @@ class LS(Estimator):
 
         Args:
             y: complex, (\*batch, num_rx_ant, num_ofdm_symbols, num_subcarriers). Only pilot elements are read.
-            no: noise variance, a number or a tensor over the leading batch axes.
+            no: noise variance, a number or a tensor over the leading batch axes (not the antennas).
             conditions: not used.
 
         Returns:
@@ -234,7 +234,8 @@ class LS(Estimator):
         received = check_finite("y", self.obs.extract(check_tensor("y", y, kind="complex")))
         if self.num_rx_ant is not None and received.shape[-2] != self.num_rx_ant:
             raise ShapeError(f"y has {received.shape[-2]} receive antennas; the covariance asks for {self.num_rx_ant}")
-        noise = check_noise(no, received.shape[:-1], dtype=y.real.dtype, device=y.device)
+        noise = check_noise(no, received.shape[:-2], dtype=y.real.dtype, device=y.device)
+        noise = noise.unsqueeze(-1) if noise.dim() else noise  # one value for all receive antennas
         channels, errors = [], []
         for antenna, tables in zip(self._layers(), self._tables(), strict=True):
             x = antenna.estimate(received, tables.weights)

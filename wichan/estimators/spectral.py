@@ -131,7 +131,8 @@ class SpectralFilter(FilterModule):
         """Return the weights sigma scale / (no + sigma lambda) of the modes that are applied in ``dtype``."""
         _, joint, scaled, no = self._spread(no)
         # Complex already: a real weight would be converted again for each frame.
-        return self.cut(scaled / (no + joint), dtype).to(dtype)
+        weights = torch.where(joint > 0, scaled / (no + joint), torch.zeros_like(joint))  # unseen modes: nothing to apply
+        return self.cut(weights, dtype).to(dtype)
 
     def error(self, no: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         sigma, joint, _, no = self._spread(no)

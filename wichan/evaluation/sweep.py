@@ -40,7 +40,8 @@ def evaluate(
     r"""Measure the NMSE of several estimators over one condition, on the same channels and noise.
 
     At each point the swept condition is fixed and all others are drawn from the recipe's laws. Draws are common to all
-    estimators, and to all points: channel i has the same fading everywhere, so curves are smooth and gaps are sharp.
+    estimators, and to all points (except where the profile itself is swept): channel i has the same fading everywhere, so
+    curves are smooth and gaps are sharp.
     Estimators that are not told the conditions are built once, for the recipe's whole distribution.
 
     Args:

@@ -24,6 +24,8 @@ def _descending_spectrum(
     eigenvalues, vectors = torch.linalg.eigh(gram)
     check_psd(eigenvalues, tolerance, name)
     eigenvalues, vectors = eigenvalues.flip(-1), vectors.flip(-1)
+    # Below the rounding of the Gram matrix an eigenvalue is noise, and dividing by its root would make noise large.
+    rtol = max(rtol, gram.shape[-1] * torch.finfo(eigenvalues.dtype).eps)
     kept = (eigenvalues > rtol * eigenvalues[..., :1]) & (eigenvalues > 0)
     root = torch.where(kept, eigenvalues, torch.zeros_like(eigenvalues)).sqrt()
     rank = int(kept.sum(-1).max()) if kept.numel() else 0

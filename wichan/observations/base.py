@@ -9,6 +9,17 @@ import torch
 from torch import nn
 
 
+def noise_amplitude(no: torch.Tensor, trailing: int) -> torch.Tensor:
+    """Standard deviation of each real part of CN(0, no), with ``trailing`` axes appended; its gradient at no = 0 is 0."""
+    half = no / 2
+    if no.requires_grad:  # the root has an infinite slope at 0
+        positive = half > 0
+        half = torch.where(positive, half, torch.ones_like(half)).sqrt() * positive
+    else:
+        half = half.sqrt()
+    return half[(...,) + (None,) * (trailing if no.dim() else 0)]
+
+
 class Observation(nn.Module, ABC):
     """A (possibly non-linear) map from a channel to what the receiver sees, with noise of variance ``no``.
 

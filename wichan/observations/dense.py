@@ -11,7 +11,7 @@ import torch
 from wichan.errors import ShapeError, check_finite, check_generator, check_int, check_noise, check_shape, check_tensor
 from wichan.nn.buffers import ComplexBuffer
 from wichan.observations import snr
-from wichan.observations.base import Observation
+from wichan.observations.base import Observation, noise_amplitude
 
 
 class DensePilots(Observation):
@@ -93,7 +93,7 @@ class DensePilots(Observation):
         real = h.real.dtype
         noise_power = check_noise(no, signal.shape[:-1], dtype=real, device=h.device)
         noise = torch.randn(*signal.shape, 2, generator=generator, device=generator.device, dtype=real).to(h.device)
-        noise.mul_((noise_power / 2).sqrt()[(...,) + (None,) * (2 if noise_power.dim() else 0)])
+        noise.mul_(noise_amplitude(noise_power, 2))
         return torch.view_as_complex(noise).add_(signal)
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from wichan.errors import InvalidValueError, check_choice, check_int
-from wichan.grid import OFDMGrid
-from wichan.observations.pilots import PilotPattern, boost_from_db, check_grid
+from wichan.grid import OFDMGrid, check_grid
+from wichan.observations.pilots import PilotPattern, boost_from_db
 from wichan.observations.sequences import dmrs_seed, qpsk_sequence
 
 # Last duration l_d [symbols] of a row -> further symbols for additional position 0, 1, 2, 3; the first symbol l_0 comes on

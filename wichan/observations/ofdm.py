@@ -18,11 +18,11 @@ from wichan.errors import (
     check_shape,
     check_tensor,
 )
-from wichan.grid import OFDMGrid
+from wichan.grid import OFDMGrid, check_grid
 from wichan.nn.buffers import ComplexBuffer
 from wichan.observations import pilots as patterns
 from wichan.observations import snr
-from wichan.observations.base import Observation
+from wichan.observations.base import Observation, noise_amplitude
 from wichan.observations.dmrs import dmrs_pattern
 from wichan.observations.pilots import PilotPattern
 
@@ -78,7 +78,7 @@ class OFDMPilots(Observation):
         learnable: bool = False,
     ) -> None:
         super().__init__()
-        patterns.check_grid(grid)
+        check_grid(grid)
         if pattern is None:
             if symbols is None:
                 raise InvalidValueError("symbols is missing; give the OFDM symbols that carry pilots, or a pattern")
@@ -236,7 +236,7 @@ class OFDMPilots(Observation):
         noise_power = check_noise(no, signal.shape[:-1], dtype=real, device=h.device)
         shape = (*signal.shape[:-1], self.grid.num_resource_elements)
         noise = torch.randn(*shape, 2, generator=generator, device=generator.device, dtype=real)
-        noise = noise.to(h.device).mul_((noise_power / 2).sqrt()[(...,) + (None,) * (2 if noise_power.dim() else 0)])
+        noise = noise.to(h.device).mul_(noise_amplitude(noise_power, 2))
         # In place: the only full-size array is the noise itself. Adding on the pilot elements alone costs 1/10 of a pass.
         return torch.view_as_complex(noise).index_add_(-1, self.pilot_index, signal).unflatten(-1, self.grid.shape)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_finite, check_int, check_real, check_tensor
-from wichan.grid import OFDMGrid
+from wichan.grid import OFDMGrid, check_grid
 from wichan.observations.sequences import default_values
 
 
@@ -70,13 +70,6 @@ class PilotPattern:
     def values(self) -> torch.Tensor:
         """Transmitted symbols with the boost, complex, (num_tx_ant, num_ofdm_symbols, num_subcarriers)."""
         return self.pilots if self.boost == 1.0 else self.pilots * self.boost**0.5
-
-
-def check_grid(grid: Any) -> OFDMGrid:
-    """Return ``grid`` if it is an `OFDMGrid`."""
-    if not isinstance(grid, OFDMGrid):
-        raise InvalidTypeError(f"grid must be an OFDMGrid, got {type(grid).__name__}")
-    return grid
 
 
 def check_symbols(symbols: Any, num_ofdm_symbols: int) -> list[int]:
