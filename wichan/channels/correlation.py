@@ -60,3 +60,19 @@ def correlation_root(field: str, matrix: torch.Tensor | None, num_ant: int) -> t
     if matrix is None:
         return torch.eye(num_ant, dtype=torch.complex128)
     return psd_sqrt(check_correlation(field, matrix, num_ant))
+
+
+def correlation_roots(
+    num_rx_ant: int,
+    num_tx_ant: int,
+    correlation: str | None,
+    rx_correlation: torch.Tensor | None,
+    tx_correlation: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Square roots of both ends' correlation, from a 3GPP level or from matrices (identity where nothing is given)."""
+    if correlation is not None:
+        if rx_correlation is not None or tx_correlation is not None:
+            raise InvalidValueError(f"correlation={correlation!r} excludes rx_correlation and tx_correlation")
+        rx_correlation, tx_correlation = mimo_correlation(correlation, num_rx_ant, num_tx_ant)
+    rx_root = correlation_root("rx_correlation", rx_correlation, num_rx_ant)
+    return rx_root, correlation_root("tx_correlation", tx_correlation, num_tx_ant)

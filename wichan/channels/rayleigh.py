@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from wichan.channels.base import ChannelModel
-from wichan.channels.correlation import correlation_root, mimo_correlation
+from wichan.channels.correlation import correlation_roots
 from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.rays import Rays
 from wichan.errors import InvalidValueError, check_int, check_real, check_shape, check_tensor, unknown_name
@@ -38,12 +38,8 @@ class RayleighBlock(ChannelModel):
     ) -> None:
         self.num_rx_ant = check_int("num_rx_ant", num_rx_ant, minimum=1)
         self.num_tx_ant = check_int("num_tx_ant", num_tx_ant, minimum=1)
-        if correlation is not None:
-            if rx_correlation is not None or tx_correlation is not None:
-                raise InvalidValueError(f"correlation={correlation!r} excludes rx_correlation and tx_correlation")
-            rx_correlation, tx_correlation = mimo_correlation(correlation, num_rx_ant, num_tx_ant)
-        self._rx_root = correlation_root("rx_correlation", rx_correlation, num_rx_ant)
-        self._tx_root = correlation_root("tx_correlation", tx_correlation, num_tx_ant)
+        roots = correlation_roots(num_rx_ant, num_tx_ant, correlation, rx_correlation, tx_correlation)
+        self._rx_root, self._tx_root = roots
 
     def mean_power(self) -> float:
         """E|h|^2 = 1."""
