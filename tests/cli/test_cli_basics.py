@@ -95,6 +95,42 @@ def test_a_process_ends_the_same_way() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: nowhere does not exist\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(RuntimeError("two\nlines"), 1), (KeyboardInterrupt(), 130), (StoreError("no data"), 1)]
+)
+def test_json_tells_the_error_on_stdout_too(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wichan.store.info", _raise(error))
+    result = wichan("info", "somewhere", "--json")
+    assert result.exit_code == code
+    assert f"error: {json.loads(result.stdout)['error']}\n" == result.stderr
+
+
+def test_json_tells_wrong_usage_too() -> None:
+    result = wichan("info", "--json", "--wrong")
+    assert result.exit_code == 2
+    assert list(json.loads(result.stdout)) == ["error"]
+    assert "--wrong" in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("module", ["typer", "rich", "wichan.cli.verbs", "wichan.store"])
+def test_ctrl_c_during_imports_is_one_line(module: str, as_json: bool) -> None:
+    words = ["info", "nowhere", *(["--json"] if as_json else [])]
+    code = f"""if True:
+        import sys
+        class Interrupt:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupt())
+        from wichan.cli import main
+        main({words!r})
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    assert (json.loads(done.stdout) == {"error": "interrupted"}) if as_json else (done.stdout == "")
+
+
 @pytest.mark.parametrize("value", ["1", "0", ""])
 def test_debug_lets_the_traceback_through(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WICHAN_DEBUG", value)
@@ -156,8 +192,8 @@ def test_doctor() -> None:
     assert report["packages"]["torch"]
     assert report["devices"][0]["name"] == "cpu"
     assert report["recipes"]["count"] >= 4
-    missing = [entry for entry in report["extras"].values() if entry["missing"]]
-    assert all("wichan[" in entry["install"] for entry in missing)
+    missing = {name: entry for name, entry in report["extras"].items() if entry["missing"]}
+    assert all(f"extra {name!r} of wichan" in entry["install"] for name, entry in missing.items())
     text = wichan("doctor").stdout
     assert "torch" in text
     assert "recipes" in text
@@ -170,8 +206,9 @@ def test_doctor_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "_version", lambda name: None if name in ("h5py", "ray") else real(name))
     result = wichan("doctor")
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1] == "error: h5py missing; install with: pip install wichan"
-    assert 'pip install "wichan[ray]"' in result.stdout
+    assert result.stderr.splitlines()[-1] == "error: h5py missing; install wichan again with its dependencies"
+    assert "extra 'ray' of wichan" in result.stdout
+    assert "pip install" not in result.stdout + result.stderr  # wichan is on no index
 
 
 @pytest.mark.parametrize(

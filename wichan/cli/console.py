@@ -35,8 +35,12 @@ def is_terminal() -> bool:
 
 def message(kind: str, text: str) -> None:
     """Print ``KIND: text`` on stderr, on one line whatever ``text`` holds."""
-    line = " ".join(str(text).split())
-    stderr().print(Text.assemble((f"{kind}: ", _STYLES.get(kind, "")), line), soft_wrap=True)
+    stderr().print(Text.assemble((f"{kind}: ", _STYLES.get(kind, "")), one_line(text)), soft_wrap=True)
+
+
+def one_line(text: object) -> str:
+    """``text`` with all white space, line breaks too, made single blanks."""
+    return " ".join(str(text).split())
 
 
 def say(text: str) -> None:

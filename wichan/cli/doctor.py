@@ -48,9 +48,9 @@ def _extras() -> dict[str, dict[str, Any]]:
     for extra, (purpose, packages) in EXTRAS.items():
         found = {name: _version(name) for name in packages}
         missing = [name for name, version in found.items() if version is None]
-        install = f'pip install "wichan[{extra}]"' if missing else None
+        install = f"extra {extra!r} of wichan" if missing else None
         if missing and extra == "rt" and _installed("sionna-no-rt"):
-            install = f"pip uninstall sionna-no-rt, then {install}"
+            install = f"{install}, once sionna-no-rt is uninstalled"
         report[extra] = {"for": purpose, "packages": found, "missing": missing, "install": install}
     return report
 
@@ -74,7 +74,7 @@ def _recipes() -> dict[str, Any]:
 
 def _problems(packages: dict[str, str | None]) -> list[str]:
     missing = [name for name, version in packages.items() if version is None]
-    problems = [f"{', '.join(missing)} missing; install with: pip install wichan"] if missing else []
+    problems = [f"{', '.join(missing)} missing; install wichan again with its dependencies"] if missing else []
     both = [name for name in ("sionna", "sionna-no-rt") if _installed(name)]
     if len(both) > 1:
         problems.append("sionna and sionna-no-rt are both installed and overwrite each other; uninstall both, then install one")
@@ -149,7 +149,7 @@ def _print(report: dict[str, Any]) -> None:
         for name, version in entry["packages"].items():
             remedy = "" if version else entry["install"]
             rows.append([name, version or "-", f"[{extra}] {entry['for']}", remedy])
-    print_table(["package", "version", "needed for", "install with"], rows)
+    print_table(["package", "version", "needed for", "comes with"], rows)
     for problem in report["problems"]:
         message("error", problem)
 

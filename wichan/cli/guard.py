@@ -9,38 +9,43 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from wichan.cli.console import message, one_line_warnings
+from wichan.cli.console import emit_json, message, one_line, one_line_warnings
 from wichan.errors import InvalidTypeError, InvalidValueError, WichanError
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+
+class Interrupted(Exception):
+    """Ctrl-C, with what to say about it: an exception of our own, since Typer turns `KeyboardInterrupt` into silence."""
 
 
 class Guarded(TyperGroup):
     """The command group; turns whatever a verb raises into one line on stderr and an exit code.
 
     0 done, 1 failed, 2 wrong usage (a bad option, name or value), 130 interrupted by Ctrl-C, 141 reader went away.
-    With ``WICHAN_DEBUG=1`` the traceback is shown instead.
+    With ``--json`` the line is on stdout too, as ``{"error": "..."}``. With ``WICHAN_DEBUG=1`` the traceback is shown
+    instead.
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; Ctrl-C is caught here, before Typer turns it into a silent exit."""
+        """Run the verb; Ctrl-C is renamed here, before Typer turns it into a silent exit."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            message("error", "interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            raise Interrupted("interrupted") from None
         except BrokenPipeError:
             _silence_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
 
     def main(self, args: Any = None, prog_name: str | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Parse, run, report; exits with the code unless ``standalone_mode`` is off."""
-        code = self._run(args, prog_name, **extra)
+        words = list(sys.argv[1:] if args is None else args)
+        code = self._run(words, prog_name, **extra)
         if standalone_mode:
             sys.exit(code)
         return code
 
-    def _run(self, args: Any, prog_name: str | None, **extra: Any) -> int:
+    def _run(self, args: list[str], prog_name: str | None, **extra: Any) -> int:
         try:
             with one_line_warnings():
                 code = super().main(args, prog_name, standalone_mode=False, **extra)
@@ -49,29 +54,39 @@ class Guarded(TyperGroup):
             _silence_stdout()
             return BROKEN_PIPE
         except Exception as error:
-            if os.environ.get("WICHAN_DEBUG", "") not in ("", "0"):
+            if os.environ.get("WICHAN_DEBUG", "") not in ("", "0") and not isinstance(error, Interrupted):
                 raise
-            return report(error)
+            return report(error, as_json="--json" in args)
         return code if isinstance(code, int) else DONE
 
 
-def report(error: Exception) -> int:
-    """Print the one line that explains ``error`` and return the exit code that goes with it."""
+def report(error: Exception, *, as_json: bool = False) -> int:
+    """Print the one line that explains ``error`` (and one JSON object on stdout) and return its exit code."""
+    code, text = explain(error)
+    message("error", text)
+    if as_json:
+        try:
+            emit_json({"error": one_line(text)})
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _silence_stdout()
+    return code
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code and the line that go with ``error``."""
+    if isinstance(error, Interrupted):
+        return INTERRUPTED, str(error)
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the option parser's own errors
-        message("error", _usage(error))
-        return int(error.exit_code)
+        return int(error.exit_code), _usage(error)
     if isinstance(error, WichanError):
-        message("error", str(error))
-        return WRONG_USAGE if isinstance(error, (InvalidValueError, InvalidTypeError)) else FAILED
+        return WRONG_USAGE if isinstance(error, (InvalidValueError, InvalidTypeError)) else FAILED, str(error)
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
-        message("error", f"{name}{error.strerror}")
-        return FAILED
+        return FAILED, f"{name}{error.strerror}"
     if isinstance(error, MemoryError):
-        message("error", "out of memory; ask for smaller batches or fewer workers")
-        return FAILED
-    message("error", f"{type(error).__name__}: {error} (unexpected; run again with WICHAN_DEBUG=1 for the traceback)")
-    return FAILED
+        return FAILED, "out of memory; ask for smaller batches or fewer workers"
+    return FAILED, f"{type(error).__name__}: {error} (unexpected; run again with WICHAN_DEBUG=1 for the traceback)"
 
 
 def _usage(error: Any) -> str:

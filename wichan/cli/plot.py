@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 _PROFILE_SAMPLES = 512
+_PROFILE_BYTES = 64 << 20
 
 
 def plot(
@@ -24,12 +25,16 @@ def plot(
     import wichan.store as store
     from wichan.cli.console import emit_json, say
     from wichan.errors import check_int
+    from wichan.evaluation.figure import png_path
 
+    target = png_path(out) if out is not None else Path(f"{path.resolve().name}_sample_{sample}.png")
     data = store.open(path)
+    check_int("--sample", sample, minimum=0, maximum=len(data) - 1)
+    name = _channel_column(data, column)
+    # Of the large columns only the one that is drawn is read.
+    small = [n for n, c in data.columns.items() if not c.shape]
+    data = store.open(path, columns=[name, *small], allow_incomplete=True)  # what is unfinished has been said
     try:
-        check_int("--sample", sample, minimum=0, maximum=len(data) - 1)
-        name = _channel_column(data, column)
-        target = out if out is not None else Path(f"{path.resolve().name}_sample_{sample}.png")
         _draw(data, name, sample, target)
     finally:
         data.close()
@@ -54,34 +59,64 @@ def _channel_column(data: Any, wanted: str | None) -> str:
 def _draw(data: Any, name: str, sample: int, target: Path) -> None:
     from wichan.evaluation import channel_figure
 
-    # The sample itself, and its neighbours of the same cell for the mean profile.
-    split, cell, _ = data.cell_of(sample)
-    start = sample - sample % _PROFILE_SAMPLES
-    size = data.columns[name].nbytes
-    stop = min(len(data), start + max(1, min(_PROFILE_SAMPLES, (128 << 20) // size)))
-    rows = [i for i in range(start, max(stop, sample + 1)) if data.cell_of(i)[:2] == (split, cell)]
+    rows = _window(data, sample, data.columns[name].nbytes)
     batch = data.batch(rows)
-    grid, covariance = _theory(data, name, batch)
-    header = data.manifest.header
-    title = f"{header.recipe_name}, {split}/{cell}: {name}"
-    channel_figure(batch[name], target, grid=grid, sample=rows.index(sample), covariance=covariance, title=title)
+    split, cell, _ = data.cell_of(sample)
+    title = f"{data.manifest.header.recipe_name}, {split}/{cell}: {name}"
+    known = _known(data, name, batch, (split, cell))
+    channel_figure(batch[name], target, sample=rows.index(sample), label=f"sample {sample}", title=title, **known)
 
 
-def _theory(data: Any, name: str, batch: dict[str, Any]) -> tuple[Any, Any]:
-    """Grid, and covariance over subcarriers at the conditions of the samples, where the recipe tells them."""
+def _window(data: Any, sample: int, nbytes: int) -> list[int]:
+    """The sample and its neighbours of the same cell, for the mean profile: up to 512, or 64 MiB."""
+    count = max(1, min(_PROFILE_SAMPLES, _PROFILE_BYTES // nbytes))
+    place = data.cell_of(sample)[:2]
+    near = range(max(0, sample - count + 1), min(len(data), sample + count))
+    same = [i for i in near if data.cell_of(i)[:2] == place]
+    first = max(0, min(same.index(sample) - count // 2, len(same) - count))
+    return same[first : first + count]
+
+
+def _known(data: Any, name: str, batch: dict[str, Any], place: tuple[str, str]) -> dict[str, Any]:
+    """What the recipe tells of a column: its grid or its times and frequencies, and the theory for these samples."""
     from wichan.errors import WichanError
+    from wichan.simulate import KINDS, recipe_from_dict
+
+    stored = data.manifest.header.recipe
+    rules = {"ofdm": _ofdm, "csi-rrg": _csi_rrg}
+    if stored.get("kind") not in rules:
+        return {}
+    try:
+        recipe = recipe_from_dict(stored)
+        return rules[recipe.kind](KINDS[recipe.kind](recipe), name, data, batch, place)
+    except WichanError:  # a picture without theory beats none
+        return {}
+
+
+def _ofdm(sampler: Any, name: str, data: Any, batch: dict[str, Any], place: tuple[str, str]) -> dict[str, Any]:
     from wichan.evaluation import Setting
     from wichan.evaluation.pooling import frequency_covariance
-    from wichan.simulate import recipe_from_dict
 
-    recipe = data.manifest.header.recipe
-    if name != "h" or recipe.get("kind") != "ofdm":
-        return None, None
-    try:
-        setting = Setting.of(recipe_from_dict(recipe))
-        profiles = None
-        if "profile" in batch:
-            profiles = [data.categories["profile"][code] for code in batch["profile"].tolist()]
-        return setting.grid, frequency_covariance(setting, batch, profiles)
-    except WichanError:  # a picture without theory beats none
-        return None, None
+    setting = Setting.of(sampler.recipe)
+    if name != "h":
+        return {"grid": setting.grid}
+    profiles = None
+    if "profile" in batch:
+        profiles = [data.categories["profile"][code] for code in batch["profile"].tolist()]
+    return {"grid": setting.grid, "covariance": frequency_covariance(setting, batch, profiles)}
+
+
+def _csi_rrg(sampler: Any, name: str, data: Any, batch: dict[str, Any], place: tuple[str, str]) -> dict[str, Any]:
+    from wichan import OFDMGrid
+
+    recipe, past = sampler.recipe, sampler.recipe.num_history
+    band = slice(*(recipe.downlink_bins if name.startswith("h_d") else recipe.uplink_bins))
+    times = sampler.times[:past] if name.endswith("hist") else sampler.times[past:]
+    frequencies = sampler.frequencies[band]
+    grid = OFDMGrid(1, frequencies.numel(), recipe.subcarrier_spacing)  # the covariance knows differences only
+    terms = sampler.model(recipe.scenario(*place)).covariance_terms(grid)
+    powers = [term.space.abs().square().sum() * term.time.abs().square().sum() for term in terms]
+    covariance = sum(power * term.frequency @ term.frequency.mH for power, term in zip(powers, terms, strict=True))
+    # Every sample was divided by its own energy, so only the shape can agree: theory gets the power of the data.
+    covariance = covariance * (batch[name].abs().square().mean() / covariance.diagonal().real.mean())
+    return {"times": times, "frequencies": frequencies, "covariance": covariance, "theory": "theory, scaled to equal power"}

@@ -43,7 +43,7 @@ def simulate(
         _run(loaded, folder, {**options, "seed": seed}, json)
     except KeyboardInterrupt:
         again = _command(recipe, folder, num_samples, seed, settings or [], split, device, workers, shard)
-        _explain_interrupt(folder, again)
+        _explain_interrupt(folder, again, json)
         raise typer.Exit(130) from None
 
 
@@ -118,8 +118,11 @@ def _command(
     return shlex.join(words)
 
 
-def _explain_interrupt(folder: Path, command: str) -> None:
-    from wichan.cli.console import message, stderr
+def _explain_interrupt(folder: Path, command: str, as_json: bool) -> None:
+    from wichan.cli.console import emit_json, message, stderr
 
-    message("interrupted", f"what {folder} holds is safe; continue with:")
+    text = f"what {folder} holds is safe; continue with:"
+    message("interrupted", text)
     stderr().print(f"  {command}", soft_wrap=True)
+    if as_json:
+        emit_json({"error": f"interrupted: {text} {command}"})

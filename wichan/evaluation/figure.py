@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wichan.errors import MissingDependencyError, check_int, check_shape, check_tensor
+from wichan.errors import InvalidValueError, MissingDependencyError, check_int, check_shape, check_tensor
 from wichan.evaluation.result import Evaluation, axis_label, shown_point
 from wichan.evaluation.statistics import Interval
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: Okabe and Ito's palette: distinct for all common kinds of colour blindness, and in print.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
 MARKERS = "osD^vPX*<"
+_CHUNK_BYTES = 32 << 20
 _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -68,8 +69,15 @@ def _png(figure: Figure) -> bytes:
     return small_buffer.getvalue()
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def png_path(path: str | Path) -> Path:
+    """Return ``path`` if it ends in ``.png``, the one format that is written; else raise `InvalidValueError`."""
     path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InvalidValueError(f"{str(path)!r} must end in .png: figures are written as PNG only")
+    return path
+
+
+def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_png(figure))
     return path
@@ -139,8 +147,12 @@ def power_delay_profile(h: torch.Tensor, *, oversampling: int = 4) -> torch.Tens
     """
     window = _window(h.shape[-1])
     size = oversampling * h.shape[-1]
-    taps = torch.fft.ifft(h.to(torch.complex128) * window, n=size, dim=-1, norm="forward")
-    return taps.abs().square().reshape(-1, size).mean(dim=0)
+    rows = h.reshape(-1, h.shape[-1])
+    total = torch.zeros(size, dtype=torch.float64, device=h.device)
+    for part in rows.split(max(_CHUNK_BYTES // (16 * size), 1)):  # a padded complex128 copy of all would be large
+        taps = torch.fft.ifft(part.to(torch.complex128) * window, n=size, dim=-1, norm="forward")
+        total += torch.view_as_real(taps).square().sum(dim=(0, -1))
+    return total / rows.shape[0]
 
 
 def profile_of_covariance(covariance: torch.Tensor, *, oversampling: int = 4) -> torch.Tensor:
@@ -162,8 +174,12 @@ def channel_figure(
     path: str | Path,
     *,
     grid: OFDMGrid | None = None,
+    times: torch.Tensor | None = None,
+    frequencies: torch.Tensor | None = None,
     sample: int = 0,
+    label: str | None = None,
     covariance: torch.Tensor | None = None,
+    theory: str = "theory, same conditions",
     title: str = "",
 ) -> Path:
     r"""Write a picture of one channel, |h| over time and frequency, and of the mean power delay profile of all.
@@ -172,52 +188,76 @@ def channel_figure(
         h: complex, (num_samples, \*antennas, num_times, num_subcarriers).
         path: PNG to write.
         grid: gives the axes their units; without it they count snapshots, subcarriers and delay bins.
+        times: instants [s], evenly spaced, (num_times,), where they are not the OFDM symbols of a grid.
+        frequencies: offsets from the carrier [Hz], evenly spaced and rising, (num_subcarriers,); default the grid's.
         sample: which sample to show; its first antenna pair is drawn.
+        label: what the picture calls that sample; default its number within ``h``.
         covariance: E[h h^H] over subcarriers, (num_subcarriers, num_subcarriers): theory, drawn beside the data.
+        theory: what the legend calls it.
         title: one line above the picture.
 
     Raises:
-        ShapeError: ``h`` does not fit ``grid``.
-        InvalidValueError: no such sample.
+        ShapeError: ``h`` does not fit ``grid``, ``times`` or ``frequencies``.
+        InvalidValueError: no such sample, or a path that does not end in ``.png``.
     """
+    path = png_path(path)
     check_tensor("h", h, kind="complex")
     check_shape("h", h, (None, None, None) if grid is None else grid.shape)
     check_int("sample", sample, minimum=0, maximum=h.shape[0] - 1)
+    if frequencies is None and grid is not None:
+        frequencies = grid.frequencies
+    for axis, points in ((-2, times), (-1, frequencies)):
+        if points is not None:
+            check_shape("times" if axis == -2 else "frequencies", points, (h.shape[axis],))
     with _figure(8.6, 3.6, 2) as (figure, axes):
-        _heat_map(figure, axes[0], h[sample].reshape(-1, *h.shape[-2:])[0], grid)
-        axes[0].set_title(f"sample {sample}")
-        _profile(axes[1], h, grid, covariance)
+        _heat_map(figure, axes[0], h[sample].reshape(-1, *h.shape[-2:])[0], times, frequencies)
+        axes[0].set_title(f"sample {sample}" if label is None else label)
+        if times is None:
+            axes[0].set_xlabel("snapshot" if grid is None else "OFDM symbol")
+        _profile(axes[1], h, frequencies, covariance, theory)
         if title:
             figure.suptitle(title, fontsize=9.5)
         return _save(figure, path)
 
 
-def _heat_map(figure: Figure, axes: Axes, h: torch.Tensor, grid: OFDMGrid | None) -> None:
+def _edges(points: torch.Tensor | None, count: int, unit: float) -> tuple[float, float]:
+    """Outer edges of ``count`` cells around evenly spaced points, in ``unit``; without points the cells are counted."""
+    if points is None:
+        return -0.5, count - 0.5
+    first, last = float(points[0]) / unit, float(points[-1]) / unit
+    half = (last - first) / (count - 1) / 2 if count > 1 else 0.5
+    return first - half, last + half
+
+
+def _heat_map(
+    figure: Figure, axes: Axes, h: torch.Tensor, times: torch.Tensor | None, frequencies: torch.Tensor | None
+) -> None:
     level = 20 * torch.log10(h.abs().double().clamp_min(1e-10))
-    num_times, num_subcarriers = h.shape
-    first, step = (0.0, 1.0) if grid is None else (-float(num_subcarriers // 2), grid.subcarrier_spacing / 1e6)
     top = float(level.max())
     image = axes.imshow(
         level.T.numpy(),
         aspect="auto",
         origin="lower",
-        extent=(-0.5, num_times - 0.5, (first - 0.5) * step, (first + num_subcarriers - 0.5) * step),
+        extent=(*_edges(times, h.shape[0], 1e-3), *_edges(frequencies, h.shape[1], 1e6)),
         interpolation="nearest",
         cmap="viridis",
         vmin=max(float(level.min()), top - 40),
     )
     axes.grid(visible=False)
-    axes.set_xlabel("snapshot" if grid is None else "OFDM symbol")
-    axes.set_ylabel("subcarrier" if grid is None else "frequency from the carrier [MHz]")
-    axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("time [ms]")
+    axes.set_ylabel("subcarrier" if frequencies is None else "frequency from the carrier [MHz]")
+    axes.locator_params(axis="x", integer=times is None)
     figure.colorbar(image, ax=axes, label="magnitude [dB]")
 
 
-def _profile(axes: Axes, h: torch.Tensor, grid: OFDMGrid | None, covariance: torch.Tensor | None) -> None:
+def _profile(
+    axes: Axes, h: torch.Tensor, frequencies: torch.Tensor | None, covariance: torch.Tensor | None, theory: str
+) -> None:
     oversampling = 8
     level = _level(power_delay_profile(h, oversampling=oversampling))
-    scale = (1.0 if grid is None else 1e6 / grid.bandwidth) / oversampling
-    delays = torch.arange(level.numel(), dtype=torch.float64) * scale
+    low, high = _edges(frequencies, h.shape[-1], 1e6)
+    bandwidth = 1.0 if frequencies is None else high - low
+    delays = torch.arange(level.numel(), dtype=torch.float64) / (oversampling * bandwidth)
     # Up to the last delay of half the window that stands above -50 dB: what comes later is window, not channel.
     floor = float(level.max()) - 50
     half = level.numel() // 2
@@ -225,12 +265,12 @@ def _profile(axes: Axes, h: torch.Tensor, grid: OFDMGrid | None, covariance: tor
     keep = min(half, max(int(above[-1]) + 1, 8 * oversampling))
     axes.plot(delays[:keep], level[:keep], color=PALETTE[0], label="data")
     if covariance is not None:
-        theory = _level(profile_of_covariance(covariance, oversampling=oversampling))
-        axes.plot(delays[:keep], theory[:keep], "--", color=PALETTE[1], label="theory, same conditions")
+        expected = _level(profile_of_covariance(covariance, oversampling=oversampling))
+        axes.plot(delays[:keep], expected[:keep], "--", color=PALETTE[1], label=theory)
         axes.legend()
     axes.set_ylim(floor, float(level.max()) + 4)
     axes.set_title(f"mean power delay profile of {h.shape[0]:,} samples")
-    axes.set_xlabel("delay [1 / bandwidth]" if grid is None else "delay [µs]")
+    axes.set_xlabel("delay [1 / bandwidth]" if frequencies is None else "delay [µs]")
     axes.set_ylabel("power [dB]")
 
 

@@ -42,6 +42,7 @@ class VerifyReport:
         shards: one report for each listed shard and, if complete, for ``data.h5``.
         unlisted: shard files that the manifest does not list (from a killed run; they do not count).
         stale: temporary files of a killed run.
+        remedy: what makes the data set whole; empty where nothing is missing or damaged.
     """
 
     path: str
@@ -51,6 +52,7 @@ class VerifyReport:
     shards: tuple[ShardReport, ...]
     unlisted: tuple[str, ...]
     stale: tuple[str, ...]
+    remedy: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ class VerifyReport:
             "problems": [vars(report) for report in self.shards if report.status != "ok"],
             "unlisted": list(self.unlisted),
             "stale": list(self.stale),
+            "remedy": self.remedy,
         }
 
 
@@ -105,7 +108,20 @@ def verify(path: str | Path, *, progress: Progress | None = None) -> VerifyRepor
         shards=tuple(reports),
         unlisted=tuple(unlisted(folder, manifest)),
         stale=tuple(stale),
+        remedy=_remedy(reports, manifest),
     )
+
+
+def _remedy(reports: Sequence[ShardReport], manifest: Manifest) -> str:
+    """What to do. A file that is missing or cut short is made again by itself; one of the right size passes for whole."""
+    bad = [report for report in reports if report.status != "ok"]
+    if manifest.complete and not bad:
+        return ""
+    again = "import the same file again" if "import" in manifest.header.recipe else "run the same `wichan simulate` again"
+    full = [report.name for report in bad if report.status in ("hash", "unreadable")]
+    if not full:
+        return again
+    return f"delete {full[0] if len(full) == 1 else f'the {len(full)} files whose content is wrong'} and {again}"
 
 
 def check_shards(folder: Path, shards: Sequence[Shard]) -> None:

@@ -47,8 +47,3 @@ def _root(
 
 for _verb in (simulate, recipes, info, verify, plot, evaluate, doctor):
     app.command(_verb.__name__)(_verb)
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command with ``args`` (default: the process's) and leave with its exit code."""
-    app(args, prog_name="wichan")
