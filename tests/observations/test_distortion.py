@@ -10,6 +10,7 @@ import pytest
 from wichan.errors import InvalidValueError, ShapeError, UnknownNameError
 from wichan.observations import Distortion, OFDMGrid, doppler_distortion, model_distortion
 from wichan.observations import late_path_distortion as late
+from wichan.observations.distortion import LARGE_Z
 
 SPACING = 15e3
 
@@ -46,6 +47,21 @@ def test_doppler_limits() -> None:
     assert doppler_distortion(500 * SPACING, SPACING) == pytest.approx(1.0, abs=2e-3)
     powers = [doppler_distortion(f, SPACING) for f in np.linspace(0, 2 * SPACING, 50)]
     assert all(0 <= low <= high <= 1 for low, high in zip(powers, powers[1:], strict=False))
+
+
+@pytest.mark.parametrize("spectrum", ["jakes", "uniform"])
+def test_closed_limit_continues_the_quadrature(spectrum: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = np.array([LARGE_Z + 0.1, LARGE_Z + 1.7, LARGE_Z + 3.3]) * SPACING / (2 * math.pi)  # a period of cos(z)
+    limit = [doppler_distortion(f, SPACING, spectrum=spectrum) for f in speeds]
+    monkeypatch.setattr("wichan.observations.distortion.LARGE_Z", math.inf)
+    exact = [doppler_distortion(f, SPACING, spectrum=spectrum) for f in speeds]
+    assert limit == pytest.approx(exact, rel=0, abs=2e-9)  # of 1 - P = 5e-4; the neglected terms are below 2 z^-2.5
+    assert limit != exact
+
+
+def test_absurd_doppler_is_quick() -> None:
+    # A quadrature would need 1e10 panels here.
+    assert doppler_distortion(1e15, SPACING) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(("spectrum", "divisor"), [("jakes", 6), ("uniform", 9)])

@@ -158,6 +158,22 @@ def test_departure_angles_move_the_terminal() -> None:
     assert not torch.allclose(still["h_u_hist"][..., 1, :], moved["h_u_hist"][..., 1, :], atol=0.1)
 
 
+def test_phase_of_the_direct_path_is_drawn_unless_it_is_fixed() -> None:
+    cell = "cm_D_ds_030_ms_010"
+    tiny = {"array.rows": 1, "array.columns": 1, "num_history": 2, "num_horizon": 1}
+
+    def phases(**overrides: object) -> torch.Tensor:
+        sampler = make(cell, **tiny, **overrides)
+        rays = sampler.model(sampler.recipe.scenario("train", cell)).sample(8, generator=torch.Generator().manual_seed(3))
+        return rays.gain[:, 0, -1].flatten(1)[:, 0].angle()
+
+    drawn, zero, fixed = phases(), phases(los_phase=0), phases(los_phase=1.25)
+    assert float(drawn.std()) > 0.5
+    assert torch.allclose(zero, zero[:1].expand(8), atol=1e-5)
+    assert torch.allclose(torch.remainder(fixed - zero, 2 * math.pi), torch.full((8,), 1.25), atol=1e-5)
+    assert make(cell).recipe.plain()["los_phase"] == "random"
+
+
 class _Largest(TorchDispatchMode):
     """Remembers the largest tensor that any operation returned."""
 

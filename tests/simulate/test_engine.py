@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,8 +132,6 @@ run(recipe_from_dict(json.loads(sys.argv[1])), sys.argv[2], n=1700, shard_size=2
 
 
 def test_killed_three_times_it_goes_on_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    import json
-
     recipe, out = json.dumps(small().plain()), tmp_path / "out"
     for after in (1, 3 * 256, 2 * 256):  # samples computed since the start of each attempt
         done = subprocess.run([sys.executable, "-c", KILLED, recipe, str(out), str(after)], timeout=120, check=False)
@@ -164,6 +165,53 @@ def test_a_killed_worker_is_a_clear_error_and_the_run_goes_on(whole: Path, tmp_p
         pool.write(writer, lambda rows: pool._workers[0].process.kill(), lambda: None)
     run(small(), tmp_path / "out", n=1700, shard_size=256)
     assert hashes(tmp_path / "out") == hashes(whole)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupt_with_workers_lists_what_they_finished(whole: Path, tmp_path: Path, error: type[BaseException]) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.samples_done >= 2 * 256:
+            time.sleep(0.2)  # the workers go on and finish shards that this thread has not heard of
+            raise error
+
+    with pytest.raises(error):
+        run(small(), tmp_path / "out", n=1700, shard_size=256, workers=2, progress=stop)
+    files = {path.name for path in (tmp_path / "out").glob("shard-*.h5")}
+    assert len(files) >= 2
+    assert set(hashes(tmp_path / "out")) == files  # nothing is made again
+    assert not list((tmp_path / "out").glob(".tmp-*"))
+    report = run(small(), tmp_path / "out", n=1700, shard_size=256)
+    assert isinstance(report, RunReport)
+    assert report.samples == 1700 - sum(256 if name != "shard-00006.h5" else 164 for name in files)
+    assert hashes(tmp_path / "out") == hashes(whole)
+
+
+TERMINATED = """
+import json, os, signal, sys
+from wichan.simulate import recipe_from_dict, worker
+from wichan.simulate.engine import prepare
+from wichan.store import DatasetWriter
+class Pipe:
+    def __init__(self, messages):
+        self.messages, self.sent = messages, []
+    def recv(self):
+        return self.messages.pop(0)
+    def send(self, message):
+        if message[0] == "shard":
+            os.kill(os.getpid(), signal.SIGTERM)  # the shard is in place, its report is not out
+        self.sent.append(message[0])
+job = prepare(recipe_from_dict(json.loads(sys.argv[1])), n=512, shard_size=256)
+with DatasetWriter(sys.argv[2], job.header(), job.plan.cells, shard_size=256) as writer:
+    pipe = Pipe([{"recipe": job.recipe.plain(), "seed": 0}, *map(writer.job, writer.pending)])
+    worker.serve(pipe)
+print(*pipe.sent, len(pipe.messages))
+"""
+
+
+def test_a_worker_told_to_stop_still_reports_a_shard_that_is_in_place(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TERMINATED, json.dumps(small().plain()), str(tmp_path / "out")]
+    done = subprocess.run(command, timeout=120, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["block", "shard", "1"]  # and it takes no other shard
 
 
 def test_an_error_in_a_worker_is_its_own_error(tmp_path: Path) -> None:
@@ -205,6 +253,46 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert plan_report("csi-rrg").bytes == 27_000 * (32 * (16 + 4 + 4) * 300 * 8 + 4 * 3 + 1)
 
 
+def test_a_disk_too_small_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    per_sample = 48 * 16 + 4 * 4 + 1
+    asked, free = [], [0]
+
+    def usage(path: Path) -> Any:
+        asked.append(path)
+        return shutil._ntuple_diskusage(10**12, 0, free[0])  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("wichan.simulate.space.shutil.disk_usage", usage)
+    new = tmp_path / "a" / "b"
+    free[0] = 512 * per_sample - 1
+    with pytest.raises(StoreError, match=r"^disk too small: .*/a/b needs 392.5 KiB more, and .* has 392.5 KiB free; [^\n]*$"):
+        run(small(), new, n=512)
+    assert not new.parent.exists()
+    assert asked == [tmp_path]
+    (warning,) = run(small(), new, n=512, dry_run=True).warnings
+    assert warning.startswith("disk too small")
+    free[0] += 1
+    assert not plan_report(small(), new, n=512).warnings
+    free[0] = 256 * per_sample
+    assert plan_report(small(), new, n=512, shard_size=256).warnings
+    assert not plan_report(small(), new, n=512, shard_size=256, shard="1/2").warnings
+
+
+def test_only_bytes_still_to_be_written_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"n": 512, "shard_size": 256}
+    out, size = tmp_path / "out", 256 * (48 * 16 + 4 * 4 + 1)
+    run(small(), out, **settings)
+    free = [0]
+    monkeypatch.setattr("wichan.simulate.space.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, free[0]))
+    assert run(small(), out, **settings).samples == 0  # type: ignore[union-attr]
+    (out / "shard-00001.h5").write_bytes(b"cut short")
+    free[0] = size - 10
+    with pytest.raises(StoreError, match="disk too small"):
+        run(small(), out, **settings)
+    (out / ".tmp-shard-00001.h5-0123abcd").write_bytes(bytes(10))  # of a killed run: the next one removes it
+    with pytest.warns(WichanWarning, match="1 listed shard missing or cut short"):
+        assert run(small(), out, **settings).samples == 256  # type: ignore[union-attr]
+
+
 def test_interference_near_the_noise_warns_once(tmp_path: Path) -> None:
     risky = small(max_doppler=1500.0, snr_db=20.0)
     with pytest.warns(WichanWarning, match="within 10 dB of the noise") as caught:
@@ -222,9 +310,13 @@ def test_interference_near_the_noise_warns_once(tmp_path: Path) -> None:
         ({"workers": 0}, "workers=0 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"seed": "a"}, "seed='a' must be an integer"),
-        ({"shard": "3/2"}, "shard: i=3 must be at most 2"),
+        ({"shard": "3/2"}, "shard=3/2: i must be between 1 and n=2"),
         ({"shard_size": 100}, "shard_size=100 must be a multiple of the block size 256"),
         ({"device": "tpu"}, "device='tpu' is unknown"),
+        ({"device": "mps"}, "device='mps' is not supported; allowed are auto, cpu, cuda"),
+        ({"device": "meta"}, "device='meta' is not supported; allowed are auto, cpu, cuda"),
+        ({"device": "cpu:3"}, "device='cpu:3' is not supported; allowed are auto, cpu, cuda"),
+        ({"device": "cuda:99"}, "device='cuda:99' is not available; this machine has [0-9]+ CUDA devices"),
     ],
 )
 def test_bad_arguments_write_nothing(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

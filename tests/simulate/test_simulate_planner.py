@@ -83,8 +83,8 @@ def test_block_size_shrinks_with_the_sample() -> None:
         ({"n": 2.5}, "n=2.5 must be an integer"),
         ({"shard_size": 100}, "shard_size=100 must be a multiple of the block size 256"),
         ({"n": 10**9, "shard_size": 256}, "shards; at most 1000000"),
-        ({"part": (0, 3)}, "shard: i=0 must be at least 1"),
-        ({"part": (4, 3)}, "shard: i=4 must be at most 3"),
+        ({"part": (0, 3)}, "shard=0/3: i must be between 1 and n=3"),
+        ({"part": (4, 3)}, "shard=4/3: i must be between 1 and n=3"),
     ],
 )
 def test_bad_plans_are_refused(arguments: dict[str, Any], message: str) -> None:

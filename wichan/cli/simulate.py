@@ -35,10 +35,10 @@ def simulate(
         overrides["split"] = [name.strip() for name in split.split(",")]
     loaded = load_recipe(recipe, overrides)
     options = {"n": num_samples, "shard": shard, "workers": workers, "device": device}
-    if dry_run:
-        _dry_run(loaded, options, json)
-        return
     folder = out if out is not None else Path(loaded.name)
+    if dry_run:
+        _dry_run(loaded, folder, options, json)
+        return
     try:
         _run(loaded, folder, {**options, "seed": seed}, json)
     except KeyboardInterrupt:
@@ -47,11 +47,11 @@ def simulate(
         raise typer.Exit(130) from None
 
 
-def _dry_run(recipe: Any, options: dict[str, Any], as_json: bool) -> None:
+def _dry_run(recipe: Any, folder: Path, options: dict[str, Any], as_json: bool) -> None:
     from wichan.cli.console import emit_json, human_bytes, human_seconds, key_values, message, say
     from wichan.simulate import plan_report
 
-    plan = plan_report(recipe, **options)
+    plan = plan_report(recipe, folder, **options)
     if as_json:
         emit_json(plan.to_dict())
         return

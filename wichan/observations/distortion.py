@@ -19,6 +19,7 @@ from wichan.errors import InvalidValueError, ShapeError, check_choice, check_fin
 from wichan.grid import OFDMGrid
 
 SPECTRA = ("jakes", "uniform")
+LARGE_Z = 4000.0  # 2 pi max_doppler / subcarrier_spacing from which the closed limit is exact to 2e-9
 
 
 def _one_minus_correlation(z: np.ndarray, spectrum: str) -> np.ndarray:
@@ -39,7 +40,8 @@ def doppler_distortion(
         \rho = J_0(2\pi f_D T_u x) \text{ (Jakes)},\quad \mathrm{sinc}(2 f_D T_u x) \text{ (uniform)}
 
     with the useful duration :math:`T_u` = 1/subcarrier_spacing. For small Doppler it is
-    :math:`(\pi f_D T_u)^2/6` (Jakes) or :math:`(\pi f_D T_u)^2/9` (uniform), which is also an upper bound.
+    :math:`(\pi f_D T_u)^2/6` (Jakes) or :math:`(\pi f_D T_u)^2/9` (uniform), which is also an upper bound; for
+    large :math:`z = 2\pi f_D T_u` it is :math:`1 - 2/z` or :math:`1 - \pi/z + 2/z^2`.
 
     Args:
         max_doppler: [Hz], at least 0.
@@ -62,6 +64,8 @@ def doppler_distortion(
     # Below 1e-3 the neglected terms are under 1e-7 of the result, while 1 - J0 would start to lose digits.
     if approximate or z < 1e-3:
         return second_order
+    if z > LARGE_Z:  # the next terms are below 2 z^-2.5 (Jakes) and 2 z^-3 (uniform)
+        return 1 - 2 / z if spectrum == "jakes" else 1 - math.pi / z + 2 / z**2
     # 48 Gauss nodes on each stretch of about six periods, so that fast fading costs no large eigenproblem.
     nodes, weights = np.polynomial.legendre.leggauss(48)
     panels = 1 + int(z / 40)

@@ -15,15 +15,15 @@ from wichan.channels.profiles import tdl_profile
 from wichan.channels.tdl import SPEED_OF_LIGHT
 from wichan.errors import InvalidValueError
 from wichan.simulate.conditions import Law
-from wichan.simulate.schema import Count, Model, PositiveReal, Real
+from wichan.simulate.schema import CarrierFrequency, Count, Model, PositiveReal, Real
 from wichan.simulate.sources import ChannelSource, Condition
 
 Antennas = Annotated[Count, Field(le=4096)]
 Level = Literal["low", "medium", "high"] | None
 
-_DELAY_SPREAD = Condition("s", "RMS delay spread", {"minimum": 0.0})
-_MAX_DOPPLER = Condition("Hz", "maximum Doppler shift", {"minimum": 0.0})
-_SPEED = Condition("m/s", "speed of the terminal", {"minimum": 0.0})
+_DELAY_SPREAD = Condition("s", "RMS delay spread", {"minimum": 0.0, "maximum": 1e-3})
+_MAX_DOPPLER = Condition("Hz", "maximum Doppler shift", {"minimum": 0.0, "maximum": 1e7})
+_SPEED = Condition("m/s", "speed of the terminal", {"minimum": 0.0, "maximum": 1e5})
 
 
 class TDLParameters(Model):
@@ -33,7 +33,7 @@ class TDLParameters(Model):
     num_tx_ant: Antennas = 1
     correlation: Level = None
     num_sinusoids: Annotated[Count, Field(ge=8, le=1000)] = 20
-    carrier_frequency: PositiveReal | None = None
+    carrier_frequency: CarrierFrequency | None = None
 
 
 class TDLSource(ChannelSource):
@@ -54,7 +54,10 @@ class TDLSource(ChannelSource):
         """Build the model; the delay spread given here is a placeholder that every sample overrides."""
         fixed = tdl_profile(profile)[1] is not None
         if fixed and "delay_spread" in self.laws:
-            raise InvalidValueError(f"conditions.delay_spread does not apply: profile {profile!r} has fixed delays")
+            raise InvalidValueError(
+                f"conditions.delay_spread does not apply: profile {profile!r} has fixed delays; "
+                "--set conditions.delay_spread=null takes it away"
+            )
         spread = None if fixed else self.require("delay_spread", f"profile {profile!r} is scaled by it").high
         p = self.parameters
         return TDL(
@@ -107,7 +110,7 @@ class ArrayParameters(Model):
 class CDLParameters(Model):
     """``channel:`` of a clustered delay line."""
 
-    carrier_frequency: PositiveReal
+    carrier_frequency: CarrierFrequency
     direction: Literal["uplink", "downlink"] = "uplink"
     rx_array: ArrayParameters = ArrayParameters()
     tx_array: ArrayParameters = ArrayParameters()
@@ -160,7 +163,7 @@ class RayleighSource(ChannelSource):
 class RicianParameters(RayleighParameters):
     """``channel:`` of flat Rician fading."""
 
-    k_factor_db: Real
+    k_factor_db: Annotated[Real, Field(ge=-200, le=200)]
 
 
 class RicianSource(RayleighSource):

@@ -127,7 +127,13 @@ def _from_text(text: str) -> tuple[str, Sequence[Any]] | None:
 
 
 def parse_law(
-    value: Any, field: str = "condition", *, minimum: float | None = None, positive: bool = False, words: bool = False
+    value: Any,
+    field: str = "condition",
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    positive: bool = False,
+    words: bool = False,
 ) -> Law:
     """Build a `Law` from the plain data of a recipe.
 
@@ -135,6 +141,7 @@ def parse_law(
         value: number, word, list, or mapping with one key of ``LAWS``.
         field: name in error messages.
         minimum: smallest value allowed.
+        maximum: largest value allowed.
         positive: values must be greater than 0.
         words: values are words (a profile name) instead of numbers.
 
@@ -155,7 +162,14 @@ def parse_law(
             raise InvalidValueError(f"{field}={value!r} must be a name, or {{choice: [names]}}")
         return Law(kind, tuple(values))
     numbers = tuple(_number(field, v) for v in values)
-    _check_bounds(field, kind, numbers, minimum, positive)
+    _check_form(field, kind, numbers)
+    smallest, largest = min(numbers), max(numbers)
+    if positive and smallest <= 0:
+        raise InvalidValueError(f"{field}={smallest:g} must be greater than 0")
+    if minimum is not None and smallest < minimum:
+        raise InvalidValueError(f"{field}={smallest:g} must be at least {minimum:g}")
+    if maximum is not None and largest > maximum:
+        raise InvalidValueError(f"{field}={largest:g} must be at most {maximum:g}")
     return Law(kind, numbers)
 
 
@@ -178,7 +192,7 @@ def _split(value: Any, field: str, words: bool) -> tuple[str, list[Any]]:
     return kind, list(values)
 
 
-def _check_bounds(field: str, kind: str, numbers: tuple[float, ...], minimum: float | None, positive: bool) -> None:
+def _check_form(field: str, kind: str, numbers: tuple[float, ...]) -> None:
     if kind == "constant" and len(numbers) != 1:
         raise InvalidValueError(f"{field}: constant={list(numbers)} must be one value")
     if kind in ("uniform", "log_uniform", "integer"):
@@ -188,11 +202,6 @@ def _check_bounds(field: str, kind: str, numbers: tuple[float, ...], minimum: fl
             raise InvalidValueError(f"{field}: log_uniform={list(numbers)} must have bounds greater than 0")
         if kind == "integer" and any(float(v) != int(v) for v in numbers):
             raise InvalidValueError(f"{field}: integer={list(numbers)} must have whole bounds")
-    smallest = min(numbers)
-    if positive and smallest <= 0:
-        raise InvalidValueError(f"{field}={smallest:g} must be greater than 0")
-    if minimum is not None and smallest < minimum:
-        raise InvalidValueError(f"{field}={smallest:g} must be at least {minimum:g}")
 
 
 def law_type(**limits: Any) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from wichan.channels import CDL, Panel
 from wichan.channels.profiles import cdl_profile
@@ -18,11 +19,22 @@ from wichan.errors import InvalidValueError
 from wichan.grid import OFDMGrid
 from wichan.simulate.interference import Interference, interference_at, worst_of
 from wichan.simulate.sampler import BlockKey, BlockSampler
-from wichan.simulate.schema import Count, Label, Model, PositiveReal, Real, Recipe, Split
+from wichan.simulate.schema import CarrierFrequency, Count, Label, Model, PositiveReal, Real, Recipe, Split
 from wichan.store import Column
 
 Letter = Literal["A", "B", "C", "D", "E"]
 Edges = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
+
+def _phase(value: object) -> float | str:
+    if value == "random":
+        return "random"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"={value!r:.60} must be random or a number (radians)")
+    return float(value)
+
+
+Phase = Annotated[float | str, PlainValidator(_phase)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class PanelSection(Model):
 class CSIRRGRecipe(Recipe):
     """A recipe of kind ``csi-rrg``."""
 
-    carrier_frequency: PositiveReal = 2.4e9
+    carrier_frequency: CarrierFrequency = 2.4e9
     subcarrier_spacing: PositiveReal = 30e3
     num_bins: Annotated[Count, Field(le=65536)] = 750
     uplink_bins: Edges = [0, 300]
@@ -79,6 +91,7 @@ class CSIRRGRecipe(Recipe):
     num_horizon: Annotated[Count, Field(le=4096)] = 4
     array: PanelSection = PanelSection()
     doppler_angles: Literal["arrival", "departure"] = "arrival"
+    los_phase: Phase = "random"
     splits: Annotated[dict[Label, ScenarioSplit], Field(min_length=1)]
 
     def cell_names(self, split: str) -> tuple[str, ...]:
@@ -159,6 +172,7 @@ class CSIRRGSampler(BlockSampler):
             rx_array=self.array,
             direction="uplink",
             moving="rx" if self.recipe.doppler_angles == "arrival" else "tx",
+            los_phase=self.recipe.los_phase,
         )
 
     def _build_cell(self, cell: ScenarioCell) -> _Cell:

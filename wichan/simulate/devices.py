@@ -23,6 +23,6 @@ def pick_device(device: str | torch.device) -> torch.device:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= found:
             raise InvalidValueError(f"device={str(device)!r} is not available; this machine has {found} CUDA devices")
-    elif chosen.type not in ("cpu", "mps"):
+    elif chosen.type != "cpu" or chosen.index:
         raise InvalidValueError(f"device={str(device)!r} is not supported; allowed are auto, cpu, cuda, cuda:0, ...")
     return chosen

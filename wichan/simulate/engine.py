@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from wichan.errors import WichanWarning, check_int
+from wichan.errors import StoreError, WichanWarning, check_int
 from wichan.simulate.devices import pick_device
 from wichan.simulate.planner import Plan, check_part, make_run_plan, shard_blocks
 from wichan.simulate.recipe import load_recipe
@@ -20,6 +20,7 @@ from wichan.simulate.report import DryRun, Progress, RunReport
 from wichan.simulate.sampler import BlockSampler, one_thread
 from wichan.simulate.schema import Recipe
 from wichan.simulate.sources import KINDS
+from wichan.simulate.space import space_shortage
 from wichan.store import DatasetWriter, Header, ShardPlan
 
 ProgressCallback = Callable[[Progress], None]
@@ -99,15 +100,18 @@ def run(
 
     Raises:
         InvalidValueError, UnknownNameError: a bad argument or recipe, before anything is written.
-        StoreError: a folder that holds something else or is in use, a full disk, a worker that died.
+        StoreError: a folder that holds something else or is in use, a disk that is full or too small for the whole run
+            (seen before anything is written), a worker that died.
         KeyboardInterrupt: finished shards are kept; the same call goes on.
     """
     if dry_run:
-        return plan_report(recipe, n=n, shard=shard, shard_size=shard_size, device=device, workers=workers)
+        return plan_report(recipe, out, n=n, shard=shard, shard_size=shard_size, device=device, workers=workers)
     started = time.perf_counter()
     if workers is not None:  # before a folder is made
         check_int("workers", workers, minimum=1, maximum=256)
     job = prepare(recipe, n=n, seed=seed, shard=shard, shard_size=shard_size, device=device)
+    if shortage := space_shortage(out, job.plan.shards, job.sampler.bytes_per_sample):
+        raise StoreError(shortage)
     notes = job.warnings()
     for text in notes:
         if on_warning is None:
@@ -172,6 +176,7 @@ def compute_blocks(sampler: BlockSampler, seed: int, shard: ShardPlan) -> Iterat
 
 def plan_report(
     recipe: Recipe | str | Path,
+    out: str | Path | None = None,
     *,
     n: int | None = None,
     shard: tuple[int, int] | str | None = None,
@@ -179,12 +184,20 @@ def plan_report(
     device: str | torch.device = "cpu",
     workers: int | None = None,
 ) -> DryRun:
-    """Say what a run would make and how long it would take (one block is computed to find out)."""
+    """Say what a run would make and how long it would take (one block is computed to find out).
+
+    Args:
+        recipe: name, path, or a loaded recipe.
+        out: folder of the run, whose disk must have room; default the recipe's name in the current folder.
+        n, shard, shard_size, device, workers: as in `run`.
+    """
     job = prepare(recipe, n=n, shard=shard, shard_size=shard_size, device=device)
     shards, plan = job.plan.shards, job.plan
     size = plan.num_samples * job.sampler.bytes_per_sample
     count = _choose_workers(job, shards, workers)
     seconds = max(_compute_seconds(job, shards) / count, size / DISK_BYTES_PER_SECOND) if shards else 0.0
+    folder = Path(job.recipe.name) if out is None else out
+    shortage = space_shortage(folder, shards, job.sampler.bytes_per_sample)
     return DryRun(
         recipe=job.recipe.name,
         cells=len(plan.cells),
@@ -195,7 +208,7 @@ def plan_report(
         shard_size=plan.shard_size,
         seconds=seconds,
         workers=count,
-        warnings=job.warnings(),
+        warnings=(*job.warnings(), *([shortage] if shortage else [])),
     )
 
 

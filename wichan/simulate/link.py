@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wichan.channels.base import ChannelModel
-from wichan.errors import InvalidTypeError, InvalidValueError, WichanError, check_choice, unknown_name
+from wichan.errors import InvalidTypeError, InvalidValueError, WichanError, check_choice
 from wichan.grid import OFDMGrid
 from wichan.observations import OFDMPilots
 from wichan.observations.dmrs import dmrs_pattern
 from wichan.observations.pilots import PilotPattern, block_pattern, comb_pattern, kronecker_pattern
 from wichan.simulate.conditions import Law
-from wichan.simulate.schema import validate
+from wichan.simulate.schema import unknown_key, validate
 from wichan.simulate.sources import SOURCES, ChannelSource
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def build_pilots(grid: OFDMGrid, settings: Mapping[str, Any], num_tx_ant: int) -
     allowed = [name for name in known if name not in ("grid", "values", "num_tx_ant")]
     for name in options:
         if name not in allowed:
-            raise unknown_name("pilots.key", name, ("pattern", *allowed))
+            raise unknown_key("pilots", name, ("pattern", *allowed))
     if "num_tx_ant" in known:
         options["num_tx_ant"] = num_tx_ant
     if "symbols" in allowed and "symbols" not in options:

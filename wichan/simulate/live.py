@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wichan.errors import check_choice, check_int
+from wichan.errors import InvalidValueError, check_choice, check_int
 from wichan.simulate.batch import Batch
 from wichan.simulate.devices import pick_device
 from wichan.simulate.recipe import load_recipe
@@ -33,6 +33,9 @@ def stream(
     Samples come in the order of the data set: block 0 of every selected cell, then block 1, and so on past the recipe's
     number of samples. On the CPU they equal the data set's bit for bit; random parameters are drawn on the CPU, so a GPU
     gets the same channels (to float tolerance), while observation noise is drawn on the device.
+
+    The stream is for the main process (iterate it, or wrap it for ``DataLoader(..., batch_size=None, num_workers=0)``), as
+    every worker would repeat the same batches; for workers, `run` a data set to disk and load what `wichan.store.open` gives.
 
     Args:
         recipe: name, path, or a loaded recipe.
@@ -62,6 +65,8 @@ def stream(
     chosen_seed = loaded.seed if seed is None else check_int("seed", seed, minimum=0, maximum=2**63 - 1)
     sampler: BlockSampler = KINDS[loaded.kind](loaded, device=pick_device(device))
     known = [column.name for column in sampler.columns]
+    if columns is not None and not columns:
+        raise InvalidValueError(f"columns={list(columns)} is empty; name at least one of: {', '.join(known)}")
     kept = known if columns is None else [check_choice("columns", name, known) for name in columns]
     return _batches(sampler, chosen_seed, size, count, kept)
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, Field
 
 from wichan.channels.synthesis import frequency_response
-from wichan.errors import InvalidValueError, unknown_name
+from wichan.errors import InvalidValueError
 from wichan.grid import OFDMGrid
 from wichan.observations import no_from_snr_db
 from wichan.random import make_generator
@@ -19,12 +19,12 @@ from wichan.simulate.conditions import Law, parse_law
 from wichan.simulate.interference import Interference, delay_profile, interference_at, to_db, worst_of
 from wichan.simulate.link import build_link, source_class
 from wichan.simulate.sampler import MAX_SAMPLE_BYTES, BlockKey, BlockSampler
-from wichan.simulate.schema import Count, Label, Model, PositiveReal, Recipe, Split
+from wichan.simulate.schema import Count, Label, Model, PositiveReal, Recipe, Split, unknown_key
 from wichan.simulate.sources import Condition
 from wichan.store import Column
 
 MAX_FROZEN = 10_000
-_SNR = Condition("dB", "signal-to-noise ratio, see snr_convention")
+_SNR = Condition("dB", "signal-to-noise ratio, see snr_convention", {"minimum": -200.0, "maximum": 200.0})
 
 
 class GridSection(Model):
@@ -76,10 +76,11 @@ class OFDMRecipe(Recipe):
         settings |= {f"splits.{split}.cells.{cell}.{k}": (k, v) for k, v in override.items() if k != "profile"}
         laws = {}
         for path, (name, value) in settings.items():
+            if value is None:  # null takes a condition away: a fixed profile has no delay spread, another source no Doppler
+                continue
             if name not in known:
-                raise unknown_name(f"{path.rpartition('.')[0]}.key", name, known)
-            if value is not None:  # null takes a condition away, as a fixed profile needs for its delay spread
-                laws[name] = parse_law(value, path, **known[name].limits)
+                raise unknown_key(path.rpartition(".")[0], name, known)
+            laws[name] = parse_law(value, path, **known[name].limits)
         if "snr_db" not in laws:
             raise InvalidValueError("conditions.snr_db is missing; the recipe must give it")
         if source_class(self.source).has_profile:

@@ -88,7 +88,10 @@ def check_part(part: object) -> tuple[int, int]:
     if not isinstance(part, (tuple, list)) or len(part) != 2:
         raise InvalidTypeError(f"shard={part!r} must be a pair (i, n) or a text i/n")
     count = check_int("shard: n", part[1], minimum=1, maximum=100_000)
-    return check_int("shard: i", part[0], minimum=1, maximum=count), count
+    index = check_int("shard: i", part[0])
+    if not 1 <= index <= count:
+        raise InvalidValueError(f"shard={index}/{count}: i must be between 1 and n={count}")
+    return index, count
 
 
 def shard_blocks(shard: ShardPlan, block_size: int) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 from wichan.errors import InvalidTypeError, InvalidValueError, unknown_name
 from wichan.simulate.conditions import LAWS, Law
 from wichan.simulate.locate import shipped_recipes
-from wichan.simulate.schema import Recipe, validate
+from wichan.simulate.schema import Recipe, unknown_key, validate
 from wichan.simulate.yamlio import parse_yaml, read_yaml
 
 
@@ -125,7 +125,7 @@ def _override(data: dict[str, Any], key: str, value: Any, schema: type[Recipe]) 
     if parts[0] in schema.protected:
         raise InvalidValueError(f"{parts[0]} names the recipe and cannot be overridden; write a recipe file of your own")
     if parts[0] not in schema.model_fields:
-        raise unknown_name("key", key, [*schema.model_fields, *(aliases or {})])
+        raise unknown_key("", key, [*schema.model_fields, *(aliases or {})])
     section = data
     for depth, part in enumerate(parts[:-1]):
         section = section.setdefault(part, {})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from wichan.errors import InvalidValueError, WichanError, unknown_name
+from wichan.errors import InvalidValueError, UnknownNameError, WichanError, unknown_name
 
 
 def _number_only(value: Any) -> Any:
@@ -20,6 +22,7 @@ def _number_only(value: Any) -> Any:
 
 Real = Annotated[float, BeforeValidator(_number_only), Field(allow_inf_nan=False)]
 PositiveReal = Annotated[float, BeforeValidator(_number_only), Field(allow_inf_nan=False, gt=0)]
+CarrierFrequency = Annotated[PositiveReal, Field(le=1e12)]
 Whole = Annotated[int, BeforeValidator(_number_only)]
 Count = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=10**9)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]
@@ -123,6 +126,16 @@ def select(field: str, wanted: list[str], known: tuple[str, ...]) -> tuple[str, 
     return known if "all" in wanted else tuple(name for name in known if name in wanted)
 
 
+def unknown_key(section: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a key that a section (empty: the recipe itself) does not have; suggests the nearest one."""
+    names = [str(key) for key in known]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(names[:16]) + (", ..." if len(names) > 16 else "")
+    path = f"{section}.{name}" if section else str(name)
+    return UnknownNameError(f"{path if len(path) <= 120 else path[:117] + '...'} is unknown (known: {shown or 'none'}{hint})")
+
+
 def explain(error: ValidationError, schema: type[BaseModel], section: str = "") -> WichanError:
     """Turn pydantic's report into one line: dotted field, value, what is allowed."""
     first = error.errors()[0]
@@ -132,12 +145,16 @@ def explain(error: ValidationError, schema: type[BaseModel], section: str = "") 
     kind, value = first["type"], first.get("input")
     if kind == "extra_forbidden":
         known = _fields_at(schema, location[:-1])
-        return unknown_name(".".join([*lead, *location[:-1], "key"]), location[-1], known)
+        return unknown_key(".".join([*lead, *location[:-1]]), location[-1], known)
     if kind == "missing":
         return InvalidValueError(f"{path} is missing; the recipe must give it")
     if kind in ("value_error", "assertion_error"):
         return InvalidValueError(f"{path}{first['ctx']['error']}")
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        keys = ", ".join(_fields_at(schema, location))
+        tail = f" with the keys {keys}" if keys else ""
+        return InvalidValueError(f"{path}={shown} must be a mapping {{key: value, ...}}{tail}")
     message = first["msg"].replace("Input should", "must").replace("String should", "must").replace("List should", "must")
     return InvalidValueError(f"{path}={shown} {message[0].lower()}{message[1:]}")
 

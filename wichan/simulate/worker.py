@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -11,7 +12,11 @@ from wichan.errors import WichanError
 
 
 def serve(pipe: Connection) -> None:
-    """Compute and write the shards that come through ``pipe``; end when it closes."""
+    """Compute and write the shards that come through ``pipe``; end when it closes.
+
+    SIGTERM ends the process at once, except between the last block of a shard and its report: a shard that has its name
+    but was not reported would be made again.
+    """
     from wichan.simulate.engine import compute_blocks
     from wichan.simulate.recipe import recipe_from_dict
     from wichan.simulate.sources import KINDS
@@ -24,11 +29,14 @@ def serve(pipe: Connection) -> None:
         for block in blocks:
             yield block
             pipe.send(("block", len(next(iter(block.values())))))
+        signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 
-    while True:
+    stopped: list[bool] = []
+    while not stopped:
         job = pipe.recv()
         shard = job.write(reported(compute_blocks(sampler, setup["seed"], job.plan)))
         pipe.send(("shard", shard))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def main(descriptor: int) -> int:

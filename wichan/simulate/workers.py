@@ -8,18 +8,26 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import IO, Any
+from queue import SimpleQueue
+from typing import IO, Any, TypeAlias
 
 from wichan import errors
 from wichan.errors import StoreError, WichanError
 from wichan.simulate.schema import Recipe
-from wichan.store import DatasetWriter
+from wichan.store import DatasetWriter, ShardPlan
+from wichan.store.folder import remove_stale
 
 # One thread each: parallelism runs over shards, and a block's bits hold for one thread.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_PATIENCE = 10.0  # s that a stopped worker gets to sync and report a shard that it has computed in full
+
+
+_Events: TypeAlias = "SimpleQueue[tuple[str, Any]]"  # what workers report, and ("error", exception) or ("end", None)
 
 
 @dataclass(eq=False)
@@ -54,6 +62,7 @@ class WorkerPool:
         self._setup = {"recipe": recipe.plain(), "seed": seed}
         self._count = count
         self._workers: list[_Worker] = []
+        self._halted = threading.Event()
 
     def __enter__(self) -> WorkerPool:
         try:
@@ -88,26 +97,72 @@ class WorkerPool:
         return worker
 
     def write(self, writer: DatasetWriter, on_block: Callable[[int], None], on_shard: Callable[[], None]) -> None:
-        """Have every pending shard of ``writer`` computed, written and entered in the manifest."""
-        waiting = list(reversed(writer.pending))
-        busy: dict[Any, _Worker] = {}
-        for worker in self._workers:
-            if waiting:
-                self._send(worker, writer.job(waiting.pop()))
-                busy[worker.pipe] = worker
-        while busy:
-            for pipe in wait(list(busy)):
-                worker = busy[pipe]
-                kind, value = self._receive(worker)
+        """Have every pending shard of ``writer`` computed, written and entered in the manifest.
+
+        On an error or an interrupt the workers are stopped, shards that they have finished are entered still, and the
+        temporary files of the others are removed.
+        """
+        events: _Events = SimpleQueue()
+        plans = list(writer.pending)
+        # A thread takes the reports, since Ctrl-C reaches the main thread only: no report is lost half-way.
+        reader = threading.Thread(target=self._follow, args=(writer, plans, events), name="wichan-reports", daemon=True)
+        try:
+            reader.start()
+            while (event := events.get())[0] != "end":
+                kind, value = event
                 if kind == "block":
                     on_block(value)
-                    continue
-                writer.commit(value)
-                on_shard()
-                if waiting:
-                    self._send(worker, writer.job(waiting.pop()))
+                elif kind == "shard":
+                    on_shard()
                 else:
-                    del busy[pipe]
+                    raise value
+        except BaseException:
+            self._halt(reader)
+            remove_stale(writer.folder, plans)
+            raise
+
+    def _follow(self, writer: DatasetWriter, plans: list[ShardPlan], events: _Events) -> None:
+        """Hand out shards and list finished ones until all are done, or until the stopped workers have ended."""
+        waiting = list(reversed(plans))
+        busy: dict[Any, _Worker] = {}
+
+        def next_shard(worker: _Worker) -> None:
+            busy.pop(worker.pipe, None)
+            if waiting and not self._halted.is_set():
+                self._send(worker, writer.job(waiting.pop()))
+                busy[worker.pipe] = worker
+
+        def step(worker: _Worker, act: Callable[[_Worker], None]) -> None:
+            try:
+                act(worker)
+            except BaseException as error:  # raised again in the caller's thread, which stops the workers
+                busy.pop(worker.pipe, None)
+                waiting.clear()
+                events.put(("error", error))
+
+        def take(worker: _Worker) -> None:
+            kind, value = self._receive(worker)
+            if kind == "shard":
+                writer.commit(value)
+                next_shard(worker)
+            events.put((kind, value))
+
+        for worker in self._workers:
+            step(worker, next_shard)
+        while busy:
+            for pipe in wait(list(busy)):
+                step(busy[pipe], take)
+        events.put(("end", None))
+
+    def _halt(self, reader: threading.Thread) -> None:
+        """End all workers, and wait until their last reports are taken."""
+        self._halted.set()
+        try:
+            self._terminate(_PATIENCE)
+        finally:
+            if reader.ident is not None:
+                reader.join(_PATIENCE)
+            self._stop()
 
     def _send(self, worker: _Worker, message: Any) -> None:
         try:
@@ -141,16 +196,27 @@ class WorkerPool:
             f"worker process {worker.process.pid} {how}{reason}; finished shards are kept, run the same command again to go on"
         )
 
+    def _terminate(self, patience: float) -> None:
+        """Ask all workers to end; after ``patience`` seconds, or a second Ctrl-C, force them."""
+        deadline = time.monotonic() + patience
+        try:
+            for worker in self._workers:
+                worker.process.terminate()
+            for worker in self._workers:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(timeout=max(deadline - time.monotonic(), 0.01))
+        finally:
+            for worker in self._workers:
+                worker.process.kill()  # does nothing to a process that has ended
+                worker.process.wait()
+
     def _stop(self) -> None:
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.pipe.close()
-            worker.process.terminate()
-        for worker in self._workers:
-            try:
-                worker.process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            worker.log.close()
-        self._workers.clear()
+        try:
+            self._terminate(2.0)
+        finally:
+            for worker in self._workers:
+                worker.log.close()
+            self._workers.clear()
