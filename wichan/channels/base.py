@@ -106,5 +106,5 @@ class ChannelModel(ABC):
         return ChannelCovariance(terms, self.num_rx_ant, self.num_tx_ant, normalization=normalize)
 
 
-class NoClosedFormError(WichanError, NotImplementedError):
+class NoClosedFormError(WichanError):
     """The model has no closed-form covariance for what was asked; estimate it from samples instead."""

@@ -51,7 +51,7 @@ class TDLSource(ChannelSource):
         super().__init__(parameters, profiles, conditions)
 
     def build(self, profile: str) -> ChannelModel:
-        """Build the model; the delay spread given here is a placeholder that every sample overrides."""
+        """Build the model; every sample brings a delay spread of its own, so the one given here does not matter."""
         fixed = tdl_profile(profile)[1] is not None
         if fixed and "delay_spread" in self.laws:
             raise InvalidValueError(
