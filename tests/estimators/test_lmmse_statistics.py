@@ -68,6 +68,36 @@ def test_error_variance_is_calibrated(name: str, generator: torch.Generator) -> 
         assert abs(float(coverage.mean()) - share) < 5 * float(coverage.std()) / math.sqrt(count)
 
 
+@pytest.mark.parametrize("structure", ["kronecker", "separable"])
+def test_a_filter_of_another_structure_knows_its_error(structure: str, generator: torch.Generator) -> None:
+    """The filter does not match the channel, but its error is computed under the channel: calibrated in every decile."""
+    covariance = MODELS["clusters"].covariance(GRID)
+    h = gaussian(covariance, 3000, generator)
+    no = 10 ** (-(5 + 25 * torch.rand(3000, generator=generator)) / 10)
+    h_hat, err_var = LMMSE(OBS, covariance, structure)(OBS.observe(h, no, generator=generator), no)
+    assert float((calibration_by_decile(h_hat, err_var, h) - 1).abs().max()) < CALIBRATION_TOLERANCE
+
+
+def test_a_wrong_covariance_promises_too_much(generator: torch.Generator) -> None:
+    """Told 30 ns where there are 300 ns: the error made is many times the error promised, and calibration shows it.
+
+    The true ratio follows from both covariances: err = ||G - W G_p||^2 + no ||W||^2 with the filter W of the wrong one.
+    """
+    true, told = (TDL("A", delay_spread=s, max_doppler=700.0).covariance(GRID) for s in (300e-9, 30e-9))
+    no, count = 0.01, 2000
+    h = gaussian(true, count, generator)
+    h_hat, err_var = LMMSE(OBS, told)(OBS.observe(h, no, generator=generator), no)
+    r, wrong, p = true.matrix(), told.matrix(), OBS.matrix().to(torch.complex128)
+    w = torch.linalg.solve(p @ wrong @ p.mH + no * torch.eye(len(p)), p @ wrong).mH
+    left = torch.eye(len(r)) - w @ p
+    theory = float(((left @ r @ left.mH).diagonal().real + no * w.abs().square().sum(1)).mean())
+    made, promised = float((h_hat - h).abs().square().mean()), float(err_var.mean())
+    # 2000 frames with at least a few independent modes each: 5 / sqrt(2000) is a bound on 5 standard errors
+    assert made == pytest.approx(theory, rel=0.11)
+    assert made > 3 * promised
+    assert float(calibration_by_decile(h_hat, err_var, h).min()) > 1 + CALIBRATION_TOLERANCE
+
+
 @pytest.mark.parametrize("structure", ["joint", "kronecker", "separable"])
 @pytest.mark.parametrize("snr_db", [60.0, 100.0])
 def test_very_high_snr_in_single_precision(snr_db: float, structure: str, generator: torch.Generator) -> None:
