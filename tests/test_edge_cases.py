@@ -12,8 +12,9 @@ import torch
 
 from wichan.channels import CDL, TDL, ULA, ChannelCovariance, RayleighBlock, Rays, cluster_coefficients
 from wichan.channels.cdl_covariance import _random_heading_law, _speed_points
-from wichan.errors import InvalidValueError
+from wichan.errors import InvalidTypeError, InvalidValueError
 from wichan.estimators import LMMSE, LS
+from wichan.evaluation import evaluate
 from wichan.grid import OFDMGrid
 from wichan.linalg import compress_factor
 from wichan.observations import OFDMPilots
@@ -125,3 +126,66 @@ def test_null_takes_away_what_another_source_does_not_know():
     gone = {"source": "rayleigh", "profile": None, "channel": {}, "delay_spread": None, "max_doppler": None}
     recipe = load_recipe("ofdm-siso", gone)
     assert next(stream(recipe, batch_size=2)).h.shape == (2, 1, 1, 14, 120)
+
+
+def test_lmmse_refuses_pilots_that_have_changed(generator):
+    grid = OFDMGrid(4, 12, 15e3)
+    covariance = TDL("A", delay_spread=1e-7).covariance(grid)
+    obs = OFDMPilots(grid, symbols=(0, 3), subcarrier_step=3, learnable=True)
+    lmmse = LMMSE(obs, covariance)
+    y = torch.ones(1, 4, 12, dtype=torch.complex64)
+    before = lmmse(y, 0.1).h_hat
+    with torch.no_grad():
+        for parameter in obs.parameters():
+            parameter.mul_(1.0)
+    assert torch.equal(lmmse(y, 0.1).h_hat, before)  # written, but the same
+    with torch.no_grad():
+        for parameter in obs.parameters():
+            parameter.mul_(2.0)
+    with pytest.raises(InvalidValueError, match="pilots have changed"):
+        lmmse(y, 0.1)
+
+
+def test_lmmse_refuses_the_covariance_of_another_grid():
+    covariance = TDL("A", delay_spread=1e-7).covariance(OFDMGrid(4, 12, 15e3))
+    with pytest.raises(InvalidValueError, match="covariance belongs to OFDMGrid"):
+        LMMSE(OFDMPilots(OFDMGrid(4, 12, 30e3), symbols=(0,)), covariance)
+
+
+def test_ports_of_a_dmrs_are_a_sequence():
+    with pytest.raises(InvalidTypeError, match="ports=2 must be a sequence"):
+        OFDMPilots.dmrs(OFDMGrid(14, 24, 30e3), ports=2)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (lambda y, no: (y.unsqueeze(2), torch.tensor(-1.0)), "NaN, infinite or negative err_var"),
+        (lambda y, no: (y.unsqueeze(2), 0.1), "err_var of type float"),
+        (lambda y, no: (y.unsqueeze(2), torch.ones(7)), "err_var of shape"),
+    ],
+)
+def test_evaluation_names_the_estimator_with_a_bad_error(estimator, message):
+    with pytest.raises(InvalidValueError, match=message):
+        evaluate("ofdm-siso", {"mine": estimator}, points=[10], num_channels=4, reference=None)
+
+
+def test_an_estimator_that_works_in_place_does_not_harm_the_others():
+    def greedy(y, no):
+        return y.zero_().unsqueeze(2)
+
+    alone = evaluate("ofdm-siso", {"ls": "ls"}, points=[10], num_channels=8, reference=None)
+    beside = evaluate("ofdm-siso", {"greedy": greedy, "ls": "ls"}, points=[10], num_channels=8, reference=None)
+    assert float(beside.nmse_db.value[0, 1]) == float(alone.nmse_db.value[0, 0])
+    assert float(beside.nmse_db.value[0, 0]) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("overrides", [{"split": "val"}, {"cell": "main"}])
+def test_evaluation_refuses_a_selection_among_overrides(overrides):
+    with pytest.raises(InvalidValueError, match="does not apply: give split="):
+        evaluate("ofdm-siso", ["ls"], overrides=overrides, num_channels=4, reference=None)
+
+
+def test_evaluation_refuses_a_point_twice():
+    with pytest.raises(InvalidValueError, match="more than once"):
+        evaluate("ofdm-siso", ["ls"], points=[5, 5.0], num_channels=4, reference=None)

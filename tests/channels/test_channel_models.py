@@ -52,7 +52,7 @@ def assert_matches_closed_form(model, generator, samples=4000, **conditions):
 @pytest.mark.parametrize("profile", ["A", "B", "C", "D", "E"])
 def test_tdl_rms_delay_spread_is_one_for_scalable_tables(profile):
     """TR 38.901 tables are normalised to unit spread; rounding of the tables leaves a percent (D, E: with the LoS tap)."""
-    assert TDL(profile, delay_spread=1.0).profile.rms_delay_spread() == pytest.approx(1.0, rel=0.02)
+    assert TDL(profile, delay_spread=1e-7).profile.rms_delay_spread() == pytest.approx(1.0, rel=0.02)
 
 
 @pytest.mark.parametrize("profile,spread", [("A30", 30e-9), ("TDLB100", 100e-9), ("C300", 300e-9), ("D30", 30e-9)])
@@ -257,6 +257,17 @@ def test_covariance_of_normalised_channels(normalize, generator):
     assert float(h.abs().square().mean()) == pytest.approx(1.0, abs=4 / math.sqrt(500))
 
 
+def test_double_precision_end_to_end():
+    """The same draws, synthesised in double: single precision is within its rounding, 1e-5 of a unit-power channel."""
+    model = TDL("D", delay_spread=1e-7, max_doppler=100.0)
+    single, double = (
+        model.frequency_response(GRID, 3, generator=torch.Generator().manual_seed(3), dtype=dtype)
+        for dtype in (torch.complex64, torch.complex128)
+    )
+    assert double.dtype == torch.complex128
+    assert torch.allclose(single.to(torch.complex128), double, atol=1e-5)
+
+
 def test_global_rng_is_untouched(generator):
     before = torch.get_rng_state()
     CDL("D", delay_spread=1e-7, carrier_frequency=2.4e9, speed=1.0).frequency_response(SMALL, 3, generator=generator)
@@ -271,6 +282,14 @@ def test_bad_models_are_named(generator):
         TDL("A", delay_spread=-1.0)
     with pytest.raises(InvalidValueError, match="delay_spread=None is missing"):
         TDL("A")
+    with pytest.raises(InvalidValueError, match="delay_spread=300 must be at most 0.001 .in seconds"):
+        TDL("A", delay_spread=300)
+    with pytest.raises(InvalidValueError, match="RMS delay spread of 0.6.*must be 1"):
+        TDL(TapTable([0.0, 1.0, 2.0], [0.0, -3.0, -10.0], scalable=True), delay_spread=1e-7)
+    with pytest.raises(InvalidValueError, match="delays holds 300; at most 0.001"):
+        TapTable([0.0, 300.0], [0.0, -3.0])
+    with pytest.raises(InvalidTypeError, match="dtype=torch.float32 must be torch.complex64"):
+        TDL("A", delay_spread=1e-7).frequency_response(GRID, 2, generator=generator, dtype=torch.float32)
     with pytest.raises(InvalidValueError, match="has fixed delays"):
         TDL("A30", delay_spread=100e-9)
     with pytest.raises(InvalidValueError, match="excludes carrier_frequency"):

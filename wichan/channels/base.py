@@ -10,7 +10,7 @@ import torch
 
 from wichan.channels.rays import Rays
 from wichan.channels.synthesis import frequency_response
-from wichan.errors import WichanError, check_choice, check_generator, check_int
+from wichan.errors import InvalidTypeError, WichanError, check_choice, check_generator, check_int
 from wichan.grid import OFDMGrid, check_grid
 
 if TYPE_CHECKING:
@@ -73,18 +73,30 @@ class ChannelModel(ABC):
         *,
         generator: torch.Generator,
         normalize: str | None = None,
+        dtype: torch.dtype = torch.complex64,
         **conditions: Any,
     ) -> torch.Tensor:
-        """Draw channels on ``grid``.
+        r"""Draw channels on ``grid``.
+
+        Args:
+            grid: times and frequencies.
+            batch_size: how many channels.
+            generator: source of randomness; draws are made on its device.
+            normalize: ``None``, ``"ensemble"`` or ``"sample"``, see `normalize_power`.
+            dtype: ``torch.complex64``, or ``torch.complex128``: rays are drawn in single precision either way, so both give
+                the same channels, and are synthesised in this one.
+            conditions: override parameters; numbers, or tensors of shape (batch_size,).
 
         Returns:
-            complex64, (batch_size, num_rx_ant, num_tx_ant, num_ofdm_symbols, num_subcarriers).
+            (batch_size, num_rx_ant, num_tx_ant, num_ofdm_symbols, num_subcarriers).
         """
         check_grid(grid)
         check_int("batch_size", batch_size, minimum=1)
         check_generator("generator", generator)
         rays = self.sample(batch_size, generator=generator, **conditions)
-        h = frequency_response(rays, grid.times, grid.frequencies)
+        if dtype not in (torch.complex64, torch.complex128):
+            raise InvalidTypeError(f"dtype={dtype} must be torch.complex64 or torch.complex128")
+        h = frequency_response(rays.double() if dtype == torch.complex128 else rays, grid.times, grid.frequencies)
         return normalize_power(h, normalize, self.mean_power())[0]
 
     def covariance(self, grid: OFDMGrid, *, normalize: str | None = None, **conditions: Any) -> ChannelCovariance:
@@ -103,7 +115,9 @@ class ChannelModel(ABC):
             check_choice("normalize", normalize, NORMALIZE)
             amplitude = self.mean_power() ** -0.5
             terms = [replace(term, space=term.space * amplitude) for term in terms]
-        return ChannelCovariance(terms, self.num_rx_ant, self.num_tx_ant, normalization=normalize)
+        covariance = ChannelCovariance(terms, self.num_rx_ant, self.num_tx_ant, normalization=normalize)
+        covariance.grid = grid
+        return covariance
 
 
 class NoClosedFormError(WichanError):

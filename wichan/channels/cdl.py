@@ -12,7 +12,7 @@ from wichan.channels.arrays import ULA, AntennaArray
 from wichan.channels.base import ChannelModel
 from wichan.channels.cdl_angles import RayTable, ray_angles
 from wichan.channels.cdl_covariance import cdl_covariance, response_power
-from wichan.channels.conditions import per_sample
+from wichan.channels.conditions import check_delay_spread, per_sample
 from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.plane_waves import Terminal, polarization_matrix, port_gains
 from wichan.channels.profiles import cdl_profile
@@ -74,7 +74,7 @@ class CDL(ChannelModel):
         angle_spread: Mapping[str, float] | None = None,
     ) -> None:
         self.profile = cdl_profile(profile)
-        self.delay_spread = check_real("delay_spread", delay_spread, minimum=0.0)
+        self.delay_spread = check_delay_spread(delay_spread)
         self.carrier_frequency = check_real("carrier_frequency", carrier_frequency, positive=True)
         self.wavelength = SPEED_OF_LIGHT / self.carrier_frequency
         self.direction = check_choice("direction", direction, ("uplink", "downlink"))

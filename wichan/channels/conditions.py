@@ -24,3 +24,16 @@ def per_sample(field: str, value: Any, batch_size: int | None = None, *, minimum
             f"{field} holds values that are NaN, infinite or below {minimum:g}; all must be at least {minimum:g}"
         )
     return value
+
+
+def check_delay_spread(value: Any) -> float:
+    """Return an RMS delay spread in seconds; beyond a millisecond it is a slip of the unit."""
+    spread = check_real("delay_spread", value, minimum=0.0)
+    if spread > 1e-3:
+        raise InvalidValueError(f"delay_spread={spread:g} must be at most 0.001 (in seconds: 100 ns is 100e-9)")
+    return spread
+
+
+def check_max_doppler(value: Any) -> float:
+    """Return a maximum Doppler shift in Hz, at most 10 MHz."""
+    return check_real("max_doppler", value, minimum=0.0, maximum=1e7)

@@ -47,7 +47,8 @@ class TapTable:
                 f"delays has {len(self.delays)} taps, powers_db {len(self.powers_db)}; both need the same, at least 1"
             )
         for delay in self.delays:
-            check_real("delays", delay, minimum=0.0)
+            if check_real("delays", delay, minimum=0.0) > 1e-3 and not self.scalable:
+                raise InvalidValueError(f"delays holds {delay:g}; at most 0.001 (in seconds), unless scalable=True")
         for power in self.powers_db:
             check_real("powers_db", power)
 

@@ -82,6 +82,11 @@ class Rays:
         """Move every tensor to ``device``; dtypes are kept."""
         return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
+    def double(self) -> Rays:
+        """The same rays in double precision; what was drawn in single precision keeps its values."""
+        wide = {n: t.to(torch.complex128 if t.is_complex() else torch.float64) for n, t in self._tensors().items()}
+        return replace(self, **wide)
+
     def __getitem__(self, index: int | slice | torch.Tensor) -> Rays:
         """Select along the first batch axis; shared delays stay shared."""
         shared = self.delay.dim() == 1 and self.gain.dim() > 4

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from wichan.channels.base import ChannelModel
-from wichan.channels.conditions import per_sample
+from wichan.channels.conditions import check_delay_spread, check_max_doppler, per_sample
 from wichan.channels.correlation import correlation_roots
 from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.profiles import TapTable, check_profile_value, tdl_profile
@@ -41,7 +41,8 @@ class TDL(ChannelModel):
         delay_spread: RMS delay spread [s] that scales the delays; not for fixed profiles and tables in seconds.
         max_doppler: maximum Doppler shift [Hz]; or give ``carrier_frequency`` [Hz] and ``speed`` [m/s]. Default 0.
         num_rx_ant, num_tx_ant: antennas.
-        correlation: ``"low"``, ``"medium"`` or ``"high"`` of TS 38.104 (base station receives).
+        correlation: ``"low"``, ``"medium"`` or ``"high"`` of TS 38.104 (base station receives; for a downlink pass both
+            matrices of ``mimo_correlation(level, num_rx_ant, num_tx_ant, "downlink")``).
         rx_correlation, tx_correlation: correlation matrices, (num_rx_ant, num_rx_ant) and (num_tx_ant, num_tx_ant),
             of the scattered part.
         num_sinusoids: sinusoids a tap, at least 8 (fading becomes Gaussian as it grows).
@@ -152,7 +153,12 @@ def _check_delay_spread(table: TapTable, fixed: float | None, delay_spread: floa
     if table.scalable:
         if delay_spread is None:
             raise InvalidValueError(f"delay_spread=None is missing; profile {table.name} is scaled by it (s, at least 0)")
-        return check_real("delay_spread", delay_spread, minimum=0.0)
+        own_spread = table.rms_delay_spread()
+        if abs(own_spread - 1) > 0.05:  # the 3GPP tables are rounded to within 2 %
+            raise InvalidValueError(
+                f"profile {table.name} has an RMS delay spread of {own_spread:.4g}; it must be 1 in a scalable table"
+            )
+        return check_delay_spread(delay_spread)
     own = fixed if fixed is not None else table.rms_delay_spread()
     if delay_spread is not None and not math.isclose(delay_spread, own, rel_tol=1e-6):
         raise InvalidValueError(f"delay_spread={delay_spread:g} does not apply: {table.name} has fixed delays ({own:g} s)")
@@ -163,7 +169,7 @@ def _check_doppler(max_doppler: float | None, carrier_frequency: float | None, s
     if max_doppler is not None:
         if carrier_frequency is not None or speed is not None:
             raise InvalidValueError(f"max_doppler={max_doppler:g} excludes carrier_frequency and speed; give one or the other")
-        return check_real("max_doppler", max_doppler, minimum=0.0)
+        return check_max_doppler(max_doppler)
     if carrier_frequency is None and speed is None:
         return 0.0
     if carrier_frequency is None or speed is None:

@@ -24,6 +24,7 @@ from wichan.estimators.filter_module import FilterModule
 from wichan.estimators.mismatched import KroneckerFilter, SuccessiveFilter, TrueError, exact_filter
 from wichan.estimators.spectral import SeparableFilter
 from wichan.estimators.stored_covariance import StoredCovariance
+from wichan.nn.buffers import ComplexBuffer
 from wichan.observations.ofdm import OFDMPilots
 
 STRUCTURES = ("joint", "kronecker", "separable")
@@ -52,7 +53,8 @@ class LMMSE(Estimator):
     answer costs tens of kFLOP a frame.
 
     Args:
-        obs: the pilots. Pilots that are learned enter as they are now; build a new LMMSE when they have changed.
+        obs: the pilots. Pilots that are learned enter as they are now: no gradient flows into them through the filter, and
+            a call after they have changed is refused (build a new LMMSE).
         covariance: R on the grid of ``obs``. With a batch of B conditions, frame b of the first batch axis of ``y`` is
             estimated with condition b; filters are then built in each call, in chunks of at most 64 MiB.
         structure: ``"joint"``, exact; ``"kronecker"``, the filter for the product of the marginals
@@ -88,6 +90,7 @@ class LMMSE(Estimator):
     """
 
     is_linear = True
+    pilots_used = ComplexBuffer()  # saved with the filter: what it was made for
 
     def __init__(
         self,
@@ -102,6 +105,8 @@ class LMMSE(Estimator):
         super().__init__()
         _check_fit(obs, covariance, allow_sample_normalized)
         self.obs = obs
+        self._pilots_seen = _stamp(obs)
+        self.pilots_used = obs.pilots.detach().clone()
         self.structure = check_choice("structure", structure, STRUCTURES)
         if rtol is None:
             rtol = 1e-14 if math.prod(covariance.sizes) <= _SMALL else 1e-10
@@ -138,6 +143,7 @@ class LMMSE(Estimator):
                 negative ``no``, shapes that do not fit.
         """
         batch = self._check(y)
+        self._check_pilots()
         variance = self._variance(no, batch, y.device)
         pilots = self._extract(y.reshape(-1, *y.shape[-3:]))
         if self.filter is None:
@@ -248,6 +254,14 @@ class LMMSE(Estimator):
             raise InvalidValueError(f"y is on {y.device}, the estimator on {self.obs.pilots.device}; use one device")
         return y.shape[:-3]
 
+    def _check_pilots(self) -> None:
+        """Raise if the pilots are no longer those that the filter was made for (learned, or overwritten)."""
+        if torch.compiler.is_compiling() or (stamp := _stamp(self.obs)) == self._pilots_seen:
+            return
+        if not torch.equal(self.obs.pilots.detach().to(self.pilots_used), self.pilots_used):
+            raise InvalidValueError("obs.pilots have changed since this LMMSE was built; build a new one for them")
+        self._pilots_seen = stamp  # moved or copied, with the same values
+
     def _extract(self, y: torch.Tensor) -> torch.Tensor:
         pilots = self.obs.extract(y) if self._comb is None else y[:, :, self._comb[0], self._comb[1]].flatten(-2)
         check_finite("y", torch.view_as_real(pilots.resolve_conj()))
@@ -275,12 +289,20 @@ def _check_fit(obs: Any, covariance: Any, allow_sample_normalized: bool) -> None
     if covariance.shape[1:] != (obs.num_tx_ant, *obs.grid.shape):
         want = ("any", obs.num_tx_ant, *obs.grid.shape)
         raise ShapeError(f"covariance has shape {covariance.shape} (rx, tx, symbols, subcarriers); obs asks for {want}")
+    if covariance.grid is not None and covariance.grid != obs.grid:
+        raise InvalidValueError(f"covariance belongs to {covariance.grid}; obs has {obs.grid}")
     if covariance.normalization == "sample" and not allow_sample_normalized:
         raise InvalidValueError(
             "covariance.normalization='sample' is that of channels without fading; allow_sample_normalized=True accepts it"
         )
     if not bool((covariance.mean_power() > 0).all()):
         raise InvalidValueError("covariance has mean power 0; every condition must have power")
+
+
+def _stamp(obs: OFDMPilots) -> tuple[int, int]:
+    """What changes when pilots are written or replaced: where they lie and how often they were written."""
+    pilots = obs.pilots
+    return pilots.data_ptr(), pilots._version
 
 
 def _comb(obs: OFDMPilots) -> tuple[slice, slice] | None:

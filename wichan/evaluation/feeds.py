@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from wichan.errors import InvalidTypeError, InvalidValueError, StoreError, check_choice, check_real
+from wichan.errors import InvalidTypeError, InvalidValueError, StoreError, WichanWarning, check_choice, check_real
 from wichan.evaluation.setting import Setting
 
 DEFAULT_POINTS = 6
@@ -79,8 +80,12 @@ def _checked_points(sweep: str, points: Sequence[Any]) -> list[float | str]:
         bad = next((point for point in points if not isinstance(point, str)), None)
         if bad is not None:
             raise InvalidTypeError(f"points={bad!r} must be a profile name, got {type(bad).__name__}")
-        return list(points)
-    return [check_real("points", point) for point in points]
+        checked: list[float | str] = list(points)
+    else:
+        checked = [check_real("points", point) for point in points]
+    if len(set(checked)) < len(checked):
+        raise InvalidValueError(f"points={checked} holds a point more than once")
+    return checked
 
 
 def _spread_points(law: Any) -> list[float | str]:
@@ -99,12 +104,25 @@ def _base_recipe(recipe: Any, overrides: Mapping[str, Any] | None, split: str | 
     """The setting of one split without named cells, whose own conditions would hide the swept one."""
     from wichan.simulate import load_recipe
 
+    for key in ("split", "cell"):
+        if overrides and key in overrides:
+            raise InvalidValueError(
+                f"overrides[{key!r}]={overrides[key]!r} does not apply: give split=..., or fix conditions instead"
+            )
     loaded = load_recipe(recipe, overrides)
     setting = Setting.of(loaded, split, seed)
     selection: dict[str, Any] = {"split": setting.split, "cell": "all"}
     if loaded.splits[setting.split].cells:
         selection[f"splits.{setting.split}.cells"] = None
     return Setting.of(load_recipe(loaded, selection), setting.split, seed)
+
+
+def _half_widths(centres: torch.Tensor) -> torch.Tensor:
+    """Half the width of the bin around each centre: half the way to the nearest neighbour, outwards as inwards."""
+    if centres.numel() == 1:
+        return 1e-6 * centres.abs()
+    half = (centres[1:] - centres[:-1]) / 2
+    return torch.cat([half[:1], torch.maximum(half[:-1], half[1:]), half[-1:]])
 
 
 class RecipeFeed(Feed):
@@ -187,6 +205,9 @@ class DataFeed(Feed):
         if not splits:
             raise StoreError(f"{path} was not made from a recipe; estimators cannot be built for it")
         self.setting = _base_recipe(recipe_from_dict(header.recipe), None, chosen or next(iter(splits)), options.seed)
+        if not self.setting.recipe.independent_fading:
+            text = "the data's fading is frozen: intervals cover the noise only, and an estimator may seem to beat its genie"
+            warnings.warn(text, WichanWarning, stacklevel=3)
         self.sweep, self.batch_size, self.device = options.sweep, options.batch_size, options.device
         scalar = [name for name, column in self._data.columns.items() if not column.shape and name != "no"]
         check_choice("sweep", self.sweep, scalar)
@@ -219,11 +240,15 @@ class DataFeed(Feed):
             numbers = values.double()
             centres = _data_points(numbers) if points is None else sorted(_checked_points(self.sweep, points))
             grid = torch.tensor(centres, dtype=torch.float64)
-            nearest = (numbers[:, None] - grid).abs().argmin(dim=1)
-            members = [torch.nonzero(nearest == i).flatten() for i in range(len(centres))]
+            distance, nearest = (numbers[:, None] - grid).abs().min(dim=1)
+            near = distance <= _half_widths(grid)[nearest] * (1 + 1e-6)
+            members = [torch.nonzero((nearest == i) & near).flatten() for i in range(len(centres))]
         kept = [(centre, member[:num_channels]) for centre, member in zip(centres, members, strict=True) if member.numel()]
         if not kept:
-            raise InvalidValueError(f"points={list(centres)} match no sample of the data set")
+            raise InvalidValueError(
+                f"points={list(centres)} match no sample of the data set (one point alone takes exact matches)"
+            )
+        kept = [item for item in kept if item[1].numel() > 1] or kept  # one sample has no interval
         return [centre for centre, _ in kept], [member for _, member in kept]
 
     def __iter__(self) -> Iterator[Sample]:

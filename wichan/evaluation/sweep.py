@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,9 @@ def _run(name: str, built: Built, sample: Sample, feed: Feed) -> tuple[torch.Ten
     if missing:
         known = ", ".join(sample.conditions)
         raise InvalidValueError(f"estimator {name!r} wants to be told {', '.join(missing)}; known conditions: {known}")
-    result = built.estimator(sample.y, sample.no, **{key: sample.conditions[key] for key in built.told})
+    # Copies: an estimator that works in place must not change what the next one sees.
+    told = {key: _copy(sample.conditions[key]) for key in built.told}
+    result = built.estimator(sample.y.clone(), _copy(sample.no), **told)
     h_hat, err_var = result if isinstance(result, tuple) else (result, None)
     if not isinstance(h_hat, torch.Tensor) or h_hat.shape != sample.h.shape:
         got = f"shape {tuple(h_hat.shape)}" if isinstance(h_hat, torch.Tensor) else f"type {type(h_hat).__name__}"
@@ -212,7 +215,30 @@ def _run(name: str, built: Built, sample: Sample, feed: Feed) -> tuple[torch.Ten
         raise InvalidValueError(f"estimator {name!r} returned NaN or infinity at {feed.sweep}={where}; h_hat must be finite")
     if err_var is None:
         return error, torch.full_like(error, torch.nan)
-    return error, err_var.expand(h_hat.shape).sum(dim=(-4, -3, -2, -1), dtype=torch.float64).cpu()
+    return error, _claimed(name, err_var, h_hat).sum(dim=(-4, -3, -2, -1), dtype=torch.float64).cpu()
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _claimed(name: str, err_var: Any, h_hat: torch.Tensor) -> torch.Tensor:
+    """The error variance an estimator returned, in the shape of its estimate."""
+    if not isinstance(err_var, torch.Tensor) or err_var.is_complex():
+        raise ShapeError(
+            f"estimator {name!r} returned err_var of type {type(err_var).__name__}; it must be a real torch.Tensor"
+        )
+    try:
+        full = err_var.expand(h_hat.shape)
+    except RuntimeError:
+        have, want = tuple(err_var.shape), tuple(h_hat.shape)
+        raise ShapeError(f"estimator {name!r} returned err_var of shape {have}; h_hat has {want}") from None
+    low = float(err_var.min()) if err_var.numel() else 0.0
+    if not (math.isfinite(low) and bool(torch.isfinite(err_var).all())) or low < 0:
+        raise InvalidValueError(
+            f"estimator {name!r} returned NaN, infinite or negative err_var; it must be finite and at least 0"
+        )
+    return full
 
 
 def _versions() -> dict[str, str]:

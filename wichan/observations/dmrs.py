@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from wichan.errors import InvalidValueError, check_choice, check_int
+from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, check_int
 from wichan.grid import OFDMGrid, check_grid
 from wichan.observations.pilots import PilotPattern, boost_from_db
 from wichan.observations.sequences import dmrs_seed, qpsk_sequence
@@ -78,6 +78,8 @@ def dmrs_symbols(
 
 def _check_ports(ports: Sequence[int], config_type: int, front: int) -> list[int]:
     most = (4, 6)[config_type - 1] * front
+    if isinstance(ports, (int, str)) or not hasattr(ports, "__iter__"):
+        raise InvalidTypeError(f"ports={ports!r} must be a sequence of port numbers such as (0, 1)")
     chosen = [check_int("ports", port, minimum=0) for port in ports]
     chosen = [port - 1000 if port >= 1000 else port for port in chosen]  # PDSCH counts its ports from 1000
     if not chosen:

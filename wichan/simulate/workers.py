@@ -118,7 +118,8 @@ class WorkerPool:
                     raise value
         except BaseException:
             self._halt(reader)
-            remove_stale(writer.folder, plans)
+            with contextlib.suppress(OSError):  # a folder that is gone must not hide the error that ended the run
+                remove_stale(writer.folder, plans)
             raise
 
     def _follow(self, writer: DatasetWriter, plans: list[ShardPlan], events: _Events) -> None:
