@@ -51,6 +51,11 @@ class AntennaArray:
         return self.positions.shape[0]
 
     @property
+    def is_point(self) -> bool:
+        """Whether the array is one fixed position at the origin: its phase response is 1 in every direction."""
+        return self.num_positions == 1 and not self.positions.requires_grad and not bool(self.positions.any())
+
+    @property
     def num_pol(self) -> int:
         """Polarisations at each position."""
         return len(self.slants)

@@ -97,7 +97,9 @@ class ChannelModel(ABC):
         if dtype not in (torch.complex64, torch.complex128):
             raise InvalidTypeError(f"dtype={dtype} must be torch.complex64 or torch.complex128")
         h = frequency_response(rays.double() if dtype == torch.complex128 else rays, grid.times, grid.frequencies)
-        return normalize_power(h, normalize, self.mean_power())[0]
+        # The mean power of an array takes as long as a batch of channels: only where it is needed.
+        mean_power = self.mean_power() if normalize == "ensemble" else 1.0
+        return normalize_power(h, normalize, mean_power)[0]
 
     def covariance(self, grid: OFDMGrid, *, normalize: str | None = None, **conditions: Any) -> ChannelCovariance:
         r"""Closed-form second moment :math:`E[h h^H]` of the channels on ``grid``.

@@ -12,15 +12,17 @@ from wichan.channels.arrays import ULA, AntennaArray
 from wichan.channels.base import ChannelModel
 from wichan.channels.cdl_angles import RayTable, ray_angles
 from wichan.channels.cdl_covariance import cdl_covariance, response_power
-from wichan.channels.conditions import check_delay_spread, per_sample
+from wichan.channels.conditions import check_delay_spread, per_sample, refuse_unknown
 from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.plane_waves import Terminal, polarization_matrix, port_gains
 from wichan.channels.profiles import cdl_profile
 from wichan.channels.rays import Rays
 from wichan.channels.tdl import SPEED_OF_LIGHT
-from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_choice, check_int, check_real, unknown_name
+from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_choice, check_int, check_real
 from wichan.grid import OFDMGrid
 from wichan.random import uniform
+
+_CONDITIONS = ("delay_spread", "speed")
 
 
 class CDL(ChannelModel):
@@ -126,7 +128,7 @@ class CDL(ChannelModel):
         self, batch_size: int, *, generator: torch.Generator, delay_spread: Any = None, speed: Any = None, **unknown: Any
     ) -> Rays:
         """Draw channels; ``delay_spread`` and ``speed`` may be tensors (batch_size,) that override the model's."""
-        _refuse(unknown)
+        refuse_unknown(unknown, _CONDITIONS)
         check_int("batch_size", batch_size, minimum=1)
         clusters, rays = self.angles.num_clusters, self.angles.num_rays
         velocity = self._draw_velocity(batch_size, speed, generator)
@@ -185,7 +187,7 @@ class CDL(ChannelModel):
         self, grid: OFDMGrid, *, delay_spread: Any = None, speed: Any = None, **unknown: Any
     ) -> list[KroneckerTerm]:
         """One Kronecker term a cluster (more where angle and Doppler are tied), see `wichan.channels.cdl_covariance`."""
-        _refuse(unknown)
+        refuse_unknown(unknown, _CONDITIONS)
         return cdl_covariance(self, grid, delay_spread=delay_spread, speed=speed)
 
 
@@ -204,8 +206,3 @@ def _vector(field: str, value: Sequence[float] | torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(vector).all()):
         raise InvalidValueError(f"{field}={vector.tolist()} must be finite")
     return vector
-
-
-def _refuse(unknown: dict[str, Any]) -> None:
-    if unknown:
-        raise unknown_name("condition", next(iter(unknown)), ("delay_spread", "speed"))

@@ -138,10 +138,9 @@ class RayTable:
         rays = angles.num_rays
         theta = angles.angle[zenith][:, :, None].expand(-1, rays, rays).reshape(-1)
         phi = angles.angle[azimuth][:, None, :].expand(-1, rays, rays).reshape(-1)
-        single = end.array.num_positions == 1 and not bool(end.array.positions.any())
         return cls(
             field=end.array.global_field(theta, phi, end.orientation).to(torch.float32),
-            response=None if single else end.array.response(theta, phi, end.orientation).to(torch.complex64),
+            response=None if end.array.is_point else end.array.response(theta, phi, end.orientation).to(torch.complex64),
             direction=unit_vector(theta, phi).to(torch.float32),
             num_rays=rays,
         )

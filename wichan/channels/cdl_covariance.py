@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wichan.channels.arrays import unit_vector
 from wichan.channels.conditions import per_sample
 from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.plane_waves import Terminal
 from wichan.channels.special import bessel_j0
 from wichan.channels.synthesis import delay_phasors, phasors
 from wichan.grid import OFDMGrid
-from wichan.linalg import thin_factor
+from wichan.linalg import thin_factor, toeplitz
 
 if TYPE_CHECKING:
     from wichan.channels.cdl import CDL
@@ -50,13 +51,19 @@ def _pairs(model: CDL, zenith: str, azimuth: str) -> tuple[torch.Tensor, torch.T
     return theta[:, :, None].expand(-1, -1, rays), phi[:, None, :].expand(-1, rays, -1)
 
 
+def _polarization_weights(model: CDL) -> torch.Tensor:
+    """Mean powers of a ray's polarisation matrix: 1 co-polarised, 1/XPR crossed, float64 (2, 2)."""
+    cross = 1 / model.profile.xpr
+    return torch.tensor([[1.0, cross], [cross, 1.0]], dtype=torch.float64)
+
+
 def response_power(model: CDL) -> float:
     """Mean power of a channel coefficient, from the ends' mean port powers in each polarisation component."""
     powers = []
     for end, zenith, azimuth in _ends(model):
         ports = _pair_responses(end, *_pairs(model, zenith, azimuth))
         powers.append(ports.abs().square().mean(dim=(-3, -2, -1)))  # (2, num_clusters)
-    weight = torch.tensor([[1.0, 1 / model.profile.xpr], [1 / model.profile.xpr, 1.0]], dtype=torch.float64)
+    weight = _polarization_weights(model)
     total = float((torch.einsum("ij,ic,jc->c", weight, *powers) * model.profile.power).sum())
     if model.profile.los_power:
         gain, _, _, _ = model.angles.specular(model.rx, model.tx, model.moving)
@@ -71,11 +78,10 @@ def _doppler_laws(model: CDL, grid: OFDMGrid, speed: torch.Tensor, tied: bool) -
     are not tied, one group: the mean.
     """
     zenith, azimuth = ("zod", "aod") if model.moving == "tx" else ("zoa", "aoa")
-    lag = grid.times[:, None] - grid.times[None, :]
     scale = 2 * math.pi / model.wavelength
     if model.velocity is not None:
         theta, phi = _pairs(model, zenith, azimuth)
-        direction = torch.stack([theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()], dim=-1).flatten(1, 2)
+        direction = unit_vector(theta, phi).flatten(1, 2)
         along = direction @ model.velocity / max(model.speed[0], 1e-300)
         phase = scale * speed[..., None, None] * along
         wave = torch.polar(torch.ones((), dtype=torch.float64), phase[..., None] * grid.times)
@@ -86,8 +92,7 @@ def _doppler_laws(model: CDL, grid: OFDMGrid, speed: torch.Tensor, tied: bool) -
     column = _random_heading_law(rays, scale * speed, grid.times)  # (*cond, clusters, rays, times)
     if not tied:
         column = column.mean(-2, keepdim=True)
-    index = (lag / grid.symbol_duration).round().abs().long()
-    return column[..., index].to(torch.complex128)
+    return toeplitz(column).to(torch.complex128)
 
 
 def _random_heading_law(theta: torch.Tensor, wavenumber_speed: torch.Tensor, lags: torch.Tensor) -> torch.Tensor:
@@ -125,7 +130,7 @@ def _speed_points(model: CDL, speed: Any, duration: float) -> list[tuple[torch.T
     ]
 
 
-def _space_groups(model: CDL) -> torch.Tensor:
+def _space_groups(model: CDL, tied: bool) -> torch.Tensor:
     """Spatial covariance of every cluster and Doppler group, complex128 (num_clusters, num_groups, A, A).
 
     Groups have weights included (they sum to the cluster's covariance); the antenna index is rx-major.
@@ -134,13 +139,13 @@ def _space_groups(model: CDL) -> torch.Tensor:
     still = _pair_responses(fixed, *_pairs(model, fixed_zenith, fixed_azimuth)).flatten(2, 3)
     still = torch.einsum("icpa,icpb->icab", still, still.conj()) / still.shape[2]
     ports = _pair_responses(moving, *_pairs(model, zenith, azimuth))  # (2, C, zeniths, azimuths, ant)
-    if _is_tied(model):
+    if tied:
         grouped = ports if model.velocity is None else ports.flatten(2, 3).unsqueeze(3)
     else:
         grouped = ports.flatten(2, 3).unsqueeze(2)
     total = ports.shape[2] * ports.shape[3]
     moved = torch.einsum("jcgpa,jcgpb->jcgab", grouped, grouped.conj()) / total
-    weight = torch.tensor([[1.0, 1 / model.profile.xpr], [1 / model.profile.xpr, 1.0]], dtype=torch.complex128)
+    weight = _polarization_weights(model).to(torch.complex128)
     pattern = "ij,icab,jcgde->cgadbe" if model.moving == "tx" else "ij,icab,jcgde->cgdaeb"
     joint = torch.einsum(pattern, weight, still, moved)
     return joint.flatten(4, 5).flatten(2, 3)
@@ -159,7 +164,7 @@ def cdl_covariance(model: CDL, grid: OFDMGrid, *, delay_spread: Any, speed: Any)
     speeds = _speed_points(model, speed, float(grid.times[-1]))
     time = sum(weight * _doppler_laws(model, grid, value, tied) for value, weight in speeds)
     assert isinstance(time, torch.Tensor)
-    space = _space_groups(model) * model.profile.power[:, None, None, None]
+    space = _space_groups(model, tied) * model.profile.power[:, None, None, None]
     steering = delay_phasors(model.delays(delay_spread), grid.frequencies, torch.complex128)  # (*cond, C, F)
     terms = []
     for cluster in range(model.angles.num_clusters):
@@ -188,6 +193,5 @@ def _specular_terms(model: CDL, grid: OFDMGrid, steering: torch.Tensor, speed: A
             law = law + weight * tone[..., :, None] * tone.conj()[..., None, :]
             continue
         column = _random_heading_law(theta, 2 * math.pi / model.wavelength * value, grid.times)
-        index = torch.arange(grid.num_ofdm_symbols)
-        law = law + weight * column[..., (index[:, None] - index[None, :]).abs()].to(torch.complex128)
+        law = law + weight * toeplitz(column).to(torch.complex128)
     return [KroneckerTerm(space=wave * math.sqrt(model.profile.los_power), time=thin_factor(law, 1e-12), frequency=steering)]

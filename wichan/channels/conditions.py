@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_real
+from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_real, unknown_name
 
 
 def per_sample(field: str, value: Any, batch_size: int | None = None, *, minimum: float = 0.0) -> torch.Tensor:
@@ -37,3 +38,9 @@ def check_delay_spread(value: Any) -> float:
 def check_max_doppler(value: Any) -> float:
     """Return a maximum Doppler shift in Hz, at most 10 MHz."""
     return check_real("max_doppler", value, minimum=0.0, maximum=1e7)
+
+
+def refuse_unknown(unknown: dict[str, Any], known: Iterable[str]) -> None:
+    """Raise for the first condition that the model does not know."""
+    if unknown:
+        raise unknown_name("condition", next(iter(unknown)), known)

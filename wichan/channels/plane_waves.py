@@ -88,7 +88,4 @@ def plane_wave_rays(
 
 
 def _response(end: Terminal, theta: torch.Tensor, phi: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-    array = end.array
-    if array.num_positions == 1 and not array.positions.requires_grad and not bool(array.positions.any()):
-        return None
-    return array.response(theta, phi, end.orientation).to(dtype)
+    return None if end.array.is_point else end.array.response(theta, phi, end.orientation).to(dtype)

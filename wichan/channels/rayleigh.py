@@ -8,12 +8,15 @@ from typing import Any
 import torch
 
 from wichan.channels.base import ChannelModel
+from wichan.channels.conditions import refuse_unknown
 from wichan.channels.correlation import correlation_roots
 from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.rays import Rays
-from wichan.errors import InvalidValueError, check_int, check_real, check_shape, check_tensor, unknown_name
+from wichan.errors import InvalidValueError, check_int, check_real, check_shape, check_tensor
 from wichan.grid import OFDMGrid
 from wichan.random import complex_normal, uniform
+
+_CONDITIONS = ("(this model has none)",)
 
 
 class RayleighBlock(ChannelModel):
@@ -47,7 +50,7 @@ class RayleighBlock(ChannelModel):
 
     def sample(self, batch_size: int, *, generator: torch.Generator, **unknown: Any) -> Rays:
         """Draw ``batch_size`` independent channels: one cluster at delay 0 without Doppler."""
-        _refuse(unknown)
+        refuse_unknown(unknown, _CONDITIONS)
         check_int("batch_size", batch_size, minimum=1)
         gain = complex_normal((batch_size, 1, 1, self.num_rx_ant, self.num_tx_ant), 1 - self.los_power, generator=generator)
         gain = self._rx_root.to(gain) @ gain @ self._tx_root.to(gain).mT
@@ -59,7 +62,7 @@ class RayleighBlock(ChannelModel):
 
     def covariance_terms(self, grid: OFDMGrid, **unknown: Any) -> list[KroneckerTerm]:
         """Correlation in space, all ones in time and frequency."""
-        _refuse(unknown)
+        refuse_unknown(unknown, _CONDITIONS)
         flat_time = torch.ones(grid.num_ofdm_symbols, 1, dtype=torch.complex128)
         flat_frequency = torch.ones(grid.num_subcarriers, 1, dtype=torch.complex128)
         space = torch.kron(self._rx_root, self._tx_root) * math.sqrt(1 - self.los_power)
@@ -120,8 +123,3 @@ def _steering(field: str, value: torch.Tensor | None, num_ant: int) -> torch.Ten
     if not torch.allclose(vector.abs(), torch.ones(num_ant, dtype=torch.float64), atol=1e-5):
         raise InvalidValueError(f"{field} must have entries of modulus 1 (a plane wave)")
     return vector
-
-
-def _refuse(unknown: dict[str, Any]) -> None:
-    if unknown:
-        raise unknown_name("condition", next(iter(unknown)), ("(this model has none)",))

@@ -8,20 +8,22 @@ from typing import Any
 import torch
 
 from wichan.channels.base import ChannelModel
-from wichan.channels.conditions import check_delay_spread, check_max_doppler, per_sample
+from wichan.channels.conditions import check_delay_spread, check_max_doppler, per_sample, refuse_unknown
 from wichan.channels.correlation import correlation_roots
 from wichan.channels.covariance_terms import KroneckerTerm
 from wichan.channels.profiles import TapTable, check_profile_value, tdl_profile
 from wichan.channels.rays import Rays
 from wichan.channels.special import bessel_j0
 from wichan.channels.synthesis import delay_phasors, phasors
-from wichan.errors import InvalidValueError, check_int, check_real, unknown_name
+from wichan.errors import InvalidValueError, check_int, check_real
 from wichan.grid import OFDMGrid
-from wichan.linalg import thin_factor
+from wichan.linalg import thin_factor, toeplitz
 from wichan.random import uniform
 
 SPEED_OF_LIGHT = 299_792_458.0
 _LOS_COSINE = 0.7  # TR 38.901 section 7.7.2: the LoS Doppler of TDL-D/E is 0.7 of the maximum
+
+_CONDITIONS = ("delay_spread", "max_doppler")
 
 
 class TDL(ChannelModel):
@@ -96,7 +98,7 @@ class TDL(ChannelModel):
         self, batch_size: int, *, generator: torch.Generator, delay_spread: Any = None, max_doppler: Any = None, **unknown: Any
     ) -> Rays:
         """Draw channels; ``delay_spread`` and ``max_doppler`` may be tensors (batch_size,) that override the model's."""
-        _refuse(unknown)
+        refuse_unknown(unknown, _CONDITIONS)
         check_int("batch_size", batch_size, minimum=1)
         if isinstance(delay_spread, torch.Tensor):
             per_sample("delay_spread", delay_spread, batch_size)
@@ -132,11 +134,10 @@ class TDL(ChannelModel):
         self, grid: OFDMGrid, *, delay_spread: Any = None, max_doppler: Any = None, **unknown: Any
     ) -> list[KroneckerTerm]:
         r"""Correlation x :math:`J_0(2\pi f_D \Delta t)` x delay spectrum, and a term of rank one for the specular ray."""
-        _refuse(unknown)
+        refuse_unknown(unknown, _CONDITIONS)
         doppler = per_sample("max_doppler", self.max_doppler if max_doppler is None else max_doppler)
         delays = self.delays(delay_spread)
-        lag = grid.times[:, None] - grid.times[None, :]
-        jakes = bessel_j0(2 * math.pi * doppler[..., None, None] * lag)
+        jakes = toeplitz(bessel_j0(2 * math.pi * doppler[..., None] * grid.times))
         time = thin_factor(jakes.to(torch.complex128), 1e-12)
         steering = delay_phasors(delays, grid.frequencies, torch.complex128).mT
         frequency = steering * self.profile.power.sqrt().to(torch.complex128)
@@ -176,8 +177,3 @@ def _check_doppler(max_doppler: float | None, carrier_frequency: float | None, s
         raise InvalidValueError("carrier_frequency and speed must be given together (or max_doppler alone)")
     carrier = check_real("carrier_frequency", carrier_frequency, positive=True)
     return check_real("speed", speed, minimum=0.0) * carrier / SPEED_OF_LIGHT
-
-
-def _refuse(unknown: dict[str, Any]) -> None:
-    if unknown:
-        raise unknown_name("condition", next(iter(unknown)), ("delay_spread", "max_doppler"))

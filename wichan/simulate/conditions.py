@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import PlainSerializer, PlainValidator
 
-from wichan.errors import InvalidValueError, WichanError, unknown_name
+from wichan.errors import InvalidValueError, WichanError, check_real, unknown_name
 
 LAWS = ("constant", "uniform", "log_uniform", "choice", "integer")
 _RANGE = re.compile(r"\s*([^:\s]+?)\s*(\.\.|:)\s*([^:\s]+?)\s*(?::\s*([^:\s]+))?\s*$")
@@ -163,13 +163,8 @@ def parse_law(
         return Law(kind, tuple(values))
     numbers = tuple(_number(field, v) for v in values)
     _check_form(field, kind, numbers)
-    smallest, largest = min(numbers), max(numbers)
-    if positive and smallest <= 0:
-        raise InvalidValueError(f"{field}={smallest:g} must be greater than 0")
-    if minimum is not None and smallest < minimum:
-        raise InvalidValueError(f"{field}={smallest:g} must be at least {minimum:g}")
-    if maximum is not None and largest > maximum:
-        raise InvalidValueError(f"{field}={largest:g} must be at most {maximum:g}")
+    check_real(field, min(numbers), minimum=minimum, positive=positive)
+    check_real(field, max(numbers), maximum=maximum)
     return Law(kind, numbers)
 
 
