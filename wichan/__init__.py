@@ -8,10 +8,12 @@ from wichan.registry import lazy_exports
 __version__ = "0.1.0"
 
 _ROOMS = (
+    "analysis",
     "channels",
     "errors",
     "estimators",
     "evaluation",
+    "integrations",
     "linalg",
     "metrics",
     "nn",
