@@ -17,6 +17,9 @@ _NAMES = {
     "Estimator": "wichan.estimators.base",
     "LMMSE": "wichan.estimators.lmmse",
     "LS": "wichan.estimators.ls",
+    "lmmse_error": "wichan.estimators.pilot_design",
+    "lmmse_estimate": "wichan.estimators.pilot_design",
+    "optimal_pilots": "wichan.estimators.pilot_design",
 }
 
 __getattr__, __dir__ = lazy_exports(__name__, _NAMES | {"ESTIMATORS": __name__})

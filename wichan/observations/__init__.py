@@ -11,6 +11,7 @@ _NAMES = {
     "PilotPattern": "wichan.observations.pilots",
     "SNRConvention": "wichan.observations.snr",
     "SNR_CONVENTIONS": "wichan.observations.snr",
+    "TimeDomainPilots": "wichan.observations.time_domain",
     "block_pattern": "wichan.observations.pilots",
     "comb_pattern": "wichan.observations.pilots",
     "convert_snr_db": "wichan.observations.snr",

@@ -12,6 +12,7 @@ from wichan.errors import (
     InvalidTypeError,
     InvalidValueError,
     ShapeError,
+    check_choice,
     check_finite,
     check_generator,
     check_noise,
@@ -44,6 +45,9 @@ class OFDMPilots(Observation):
         num_tx_ant: transmit antennas; several share the comb in turn (`kronecker_pattern`).
         pattern: a `PilotPattern` instead of all of the above.
         learnable: make the pilots a parameter. Only elements that carry a pilot are trained: silent ones stay silent.
+        domain: ``"frequency"``, one channel coefficient an element, or ``"time"``, an OFDM waveform through paths:
+            `TimeDomainPilots`, which is returned and takes more arguments, and observes rays instead of ``h``.
+        waveform: those arguments.
 
     Attributes:
         pilots: complex, (num_tx_ant, num_ofdm_symbols, num_subcarriers), boost included, zero where silent.
@@ -62,7 +66,16 @@ class OFDMPilots(Observation):
     """
 
     snr_convention = "pilot"
+    domain = "frequency"
     pilots = ComplexBuffer()
+
+    def __new__(cls, *args: Any, domain: str = "frequency", **options: Any) -> OFDMPilots:
+        """Choose the class of the domain."""
+        if cls is OFDMPilots and domain == "time":
+            from wichan.observations.time_domain import TimeDomainPilots
+
+            return super().__new__(TimeDomainPilots)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -76,9 +89,14 @@ class OFDMPilots(Observation):
         num_tx_ant: int = 1,
         pattern: PilotPattern | None = None,
         learnable: bool = False,
+        domain: str = "frequency",
+        **waveform: Any,
     ) -> None:
         super().__init__()
         check_grid(grid)
+        check_choice("domain", domain, ("frequency", "time"))
+        if waveform:
+            raise InvalidTypeError(f"{next(iter(waveform))} is not an argument of pilots in the {self.domain} domain")
         if pattern is None:
             if symbols is None:
                 raise InvalidValueError("symbols is missing; give the OFDM symbols that carry pilots, or a pattern")
@@ -133,11 +151,13 @@ class OFDMPilots(Observation):
     # -- Other ways to build one. --
 
     @classmethod
-    def from_pattern(cls, grid: OFDMGrid, pattern: PilotPattern | torch.Tensor, *, learnable: bool = False) -> OFDMPilots:
+    def from_pattern(
+        cls, grid: OFDMGrid, pattern: PilotPattern | torch.Tensor, *, learnable: bool = False, **waveform: Any
+    ) -> OFDMPilots:
         """Build from a `PilotPattern`, or from pilots (num_tx_ant, T, F) or (T, F), which may require a gradient."""
         if isinstance(pattern, torch.Tensor):
             pattern = PilotPattern("custom", pattern if pattern.dim() != 2 else pattern[None])
-        return cls(grid, pattern=pattern, learnable=learnable)
+        return cls(grid, pattern=pattern, learnable=learnable, **waveform)
 
     @classmethod
     def comb(cls, grid: OFDMGrid, *args: Any, learnable: bool = False, **options: Any) -> OFDMPilots:
