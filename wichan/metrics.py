@@ -37,6 +37,7 @@ class Calibration(NamedTuple):
         coverage_50: float64, (num_bins,): share of errors inside the 50 % disc of a complex Gaussian error.
         coverage_90: float64, (num_bins,): the same for 90 %.
         counts: int64, (num_bins,): elements in the bin.
+        mean_error: float64, (num_bins,): mean of |h - h_hat|^2, the variance that the error really has.
     """
 
     mean_err_var: torch.Tensor
@@ -44,6 +45,7 @@ class Calibration(NamedTuple):
     coverage_50: torch.Tensor
     coverage_90: torch.Tensor
     counts: torch.Tensor
+    mean_error: torch.Tensor
 
 
 def _check_pair(h_hat: torch.Tensor, h: torch.Tensor, *, kind: str = "any") -> None:
@@ -236,11 +238,12 @@ def calibration(h_hat: torch.Tensor, err_var: torch.Tensor, h: torch.Tensor, num
         check_finite("h_hat", h_hat)
         raise InvalidValueError("the squared values of h_hat and h overflow; scale both down")
     variance, order = variance.sort(stable=True)
-    normalized = squared[order] / variance
+    squared = squared[order]
+    normalized = squared / variance
     rows = []
-    for claimed, ratio in zip(variance.tensor_split(num_bins), normalized.tensor_split(num_bins), strict=True):
+    for claimed, ratio, made in zip(*(part.tensor_split(num_bins) for part in (variance, normalized, squared)), strict=True):
         inside = [(ratio <= -math.log1p(-share)).to(torch.float64).mean() for share in (0.5, 0.9)]
-        rows.append(torch.stack([claimed.mean(), ratio.mean(), *inside]))
+        rows.append(torch.stack([claimed.mean(), ratio.mean(), *inside, made.mean()]))
     table = torch.stack(rows)
     counts = torch.tensor([part.numel() for part in normalized.tensor_split(num_bins)], device=h.device)
-    return Calibration(table[:, 0], table[:, 1], table[:, 2], table[:, 3], counts)
+    return Calibration(*table[:, :4].unbind(1), counts, table[:, 4])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from wichan.evaluation import Evaluation
 
 
 def evaluate(
@@ -30,19 +33,34 @@ def evaluate(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed; default: the recipe's.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Channels at once.")] = 64,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "cpu",
+    metric: Annotated[str, typer.Option("--metric", help="What the table shows: nmse, ber or sinr.")] = "nmse",
+    modulation: Annotated[str, typer.Option("--modulation", help="For ber: qpsk, 16qam, 64qam or 256qam.")] = "16qam",
+    num_streams: Annotated[
+        int | None, typer.Option("--num-streams", help="For ber and sinr; default: as many as both ends serve.")
+    ] = None,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="With -o: draw resource elements, calibration, BER and SINR too.")
+    ] = False,
+    detail_point: Annotated[
+        str | None, typer.Option("--detail-point", help="With --detail: the point that maps show; default the middle one.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the CSV, JSON and PNG.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     list_them: Annotated[bool, typer.Option("--list", help="List the estimators and leave.")] = False,
 ) -> None:
     """Compare estimators on the same channels.
 
-    Prints one table of NMSE over a condition; with -o it also writes a CSV, a JSON and a figure.
+    Prints one table of NMSE (or with --metric of bit errors or SINR after an equaliser) over a condition; with -o it also
+    writes a CSV, a JSON and a figure, with --detail further figures.
     """
     if list_them:
         _list(json)
         return
     if recipe is not None and data is not None:
         raise typer.BadParameter("--recipe and --data exclude each other; give one")
+    drawing = detail or detail_point is not None
+    if drawing and out is None:
+        raise typer.BadParameter("--detail draws figures and needs a folder for them; give -o DIR")
     options: dict[str, Any] = {
         "sweep": sweep,
         "points": parse_points(points),
@@ -53,8 +71,10 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
         "device": device,
+        "detail": _detail(metric, modulation, num_streams, detail_point),
     }
-    _run(recipe, data, _names(estimators), settings or [], options, out, json)
+    result = _measure(recipe, data, _names(estimators), settings or [], options, out)
+    _report(result, metric, out, drawing, json)
 
 
 def _names(text: str) -> list[str]:
@@ -93,16 +113,20 @@ def _list(as_json: bool) -> None:
         print_table(["estimator", "what it is"], [[name, text] for name, text in known.items()])
 
 
-def _run(
-    recipe: str | None,
-    data: Path | None,
-    estimators: list[str],
-    settings: list[str],
-    options: dict[str, Any],
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    from wichan.cli.console import emit_json, is_terminal, message, say, show
+def _detail(metric: str, modulation: str, num_streams: int | None, point: str | None) -> Any:
+    """Options of the detail; a wrong name is found before the work."""
+    from wichan.errors import check_choice
+    from wichan.evaluation import DetailOptions
+    from wichan.evaluation.table import METRICS
+
+    check_choice("metric", metric, METRICS)
+    chosen = parse_points(point) if point is not None else None
+    return DetailOptions(modulation=modulation, num_streams=num_streams, point=chosen[0] if chosen else None)
+
+
+def _measure(
+    recipe: str | None, data: Path | None, estimators: list[str], settings: list[str], options: dict[str, Any], out: Path | None
+) -> Evaluation:
     from wichan.cli.progress import ProgressReport
     from wichan.evaluation import evaluate as measure
     from wichan.simulate import parse_overrides
@@ -110,16 +134,26 @@ def _run(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is found before the work
     with ProgressReport("evaluate", unit="channels") as bar:
-        result = measure(
+        return measure(
             recipe or "ofdm-siso", estimators, data=data, overrides=parse_overrides(settings), progress=bar.update, **options
         )
-    written = result.save(out) if out is not None else []
+
+
+def _report(result: Evaluation, metric: str, out: Path | None, drawing: bool, as_json: bool) -> None:
+    from wichan.cli.console import emit_json, is_terminal, message, say, show, stdout
+
+    if metric != "nmse":
+        result.link()  # a metric that could not be measured is told before anything is written
+    kinds = result.drawable if drawing else [] if metric == "nmse" else [metric]
+    written = result.save(out, kinds=kinds) if out is not None else []
     if as_json:
         emit_json(result.to_dict() | {"files": [str(path) for path in written]})
         return
     if is_terminal():
-        show(result)
+        from wichan.evaluation import rich_table
+
+        show(rich_table(result, stdout().width, metric))
     else:
-        say(str(result))
+        say(result.table(metric))
     if written:
         message("wrote", ", ".join(str(path) for path in written))

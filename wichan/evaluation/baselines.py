@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from wichan.errors import InvalidTypeError
+from wichan.errors import InvalidTypeError, InvalidValueError
 from wichan.estimators.base import Estimate, Estimator
 from wichan.evaluation.setting import Setting
 from wichan.registry import Registry
@@ -27,6 +27,8 @@ BASELINES = Registry(
         "lmmse-kronecker": "wichan.evaluation.baselines:build_lmmse_kronecker",
         "lmmse-separable": "wichan.evaluation.baselines:build_lmmse_separable",
         "lmmse-genie": "wichan.evaluation.baselines:build_lmmse_genie",
+        "sionna-ls": "wichan.integrations.sionna.baseline:build_ls",
+        "sionna-lmmse": "wichan.integrations.sionna.baseline:build_lmmse",
     },
 )
 
@@ -84,6 +86,11 @@ def build_lmmse_separable(setting: Setting) -> Built:
 
 def build_lmmse_genie(setting: Setting) -> Built:
     """LMMSE with the exact covariance of each channel's own conditions, which it is told."""
+    if not all(setting.model(name).has_closed_form for name in setting.profile_weights):
+        raise InvalidValueError(
+            f"estimator 'lmmse-genie' cannot be built for source {setting.recipe.source!r}: no closed-form covariance; "
+            "leave it out (--estimators ls,lmmse-pooled --reference none)"
+        )
     names = tuple(setting.arguments(setting.draw_conditions({})))
     told = (*names, "profile") if "profile" in setting.laws else names
     return Built(ConditionGenie(setting), told=told, note="covariance of each channel's own conditions")

@@ -6,16 +6,21 @@ import csv
 import io
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wichan.errors import InvalidValueError, check_choice
 from wichan.evaluation.statistics import Comparison, Interval, to_db
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+
+    from wichan.evaluation.detail import Detail, LinkStatistics
+    from wichan.metrics import Calibration
 
 #: How a swept condition is shown: label, unit, factor from SI.
 UNITS: dict[str, tuple[str, str, float]] = {
@@ -25,6 +30,10 @@ UNITS: dict[str, tuple[str, str, float]] = {
     "speed": ("speed", "m/s", 1.0),
     "carrier_frequency": ("carrier frequency", "GHz", 1e-9),
 }
+
+
+#: What `Evaluation.figure` can draw.
+FIGURE_KINDS = ("nmse", "resource_elements", "calibration", "ber", "sinr")
 
 
 def axis_label(sweep: str) -> str:
@@ -54,6 +63,7 @@ class Evaluation:
             claims none.
         notes: for each estimator how it was made.
         provenance: recipe, seed, versions, device.
+        detail: what ``detail=True`` measured beside, see `Detail`; None without.
     """
 
     sweep: str
@@ -66,11 +76,53 @@ class Evaluation:
     calibration: torch.Tensor
     notes: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    detail: Detail | None = None
 
     @property
     def nmse_db(self) -> Interval:
         """Ratio-of-sums NMSE with its interval [dB], each (P, E)."""
         return Interval(*(to_db(part) for part in self.statistics.nmse))
+
+    def measured_detail(self) -> Detail:
+        """The detail.
+
+        Raises:
+            InvalidValueError: an evaluation that was run without.
+        """
+        if self.detail is None:
+            raise InvalidValueError("detail=False: this evaluation holds NMSE only; run it again with detail=True")
+        return self.detail
+
+    def link(self) -> LinkStatistics:
+        """Bit errors and SINR, (P, E + 1); the last column is a receiver that knows the channel.
+
+        Raises:
+            InvalidValueError: no detail, or pilots on every resource element.
+        """
+        link = self.measured_detail().link
+        if link is None:
+            raise InvalidValueError("every resource element carries a pilot: there is no data to count bit errors on")
+        return link
+
+    @property
+    def ber(self) -> Interval:
+        """Uncoded bit error rate after LMMSE equalisation with each estimate, (P, E)."""
+        return Interval(*(part[:, :-1] for part in self.link().ber))
+
+    @property
+    def sinr_db(self) -> Interval:
+        """Effective SINR after that equaliser [dB], (P, E): the one whose log2(1 + SINR) is the mean over elements."""
+        return Interval(*(part[:, :-1] for part in self.link().sinr_db))
+
+    @property
+    def resource_elements(self) -> torch.Tensor:
+        """NMSE of every resource element, sum |h - h_hat|^2 / sum |h|^2 over channels and antennas, (P, E, T, F)."""
+        return self.measured_detail().resource_elements
+
+    @property
+    def reliability(self) -> Calibration:
+        """Claimed against real error by decile of ``err_var``, each field (P, E, 10); NaN for who claims none."""
+        return self.measured_detail().reliability
 
     @property
     def ranking(self) -> list[list[int]]:
@@ -97,7 +149,26 @@ class Evaluation:
             | _flat("nmse_mean_of_ratios", stats.nmse_mean_of_ratios, (point, estimator))
             | _flat("gap_db", stats.gap_db, (point, estimator))
             | {"calibration": _number(self.calibration[point, estimator])}
+            | self._link_numbers(point, estimator)
         )
+
+    def _link_numbers(self, point: int, estimator: int) -> dict[str, Any]:
+        """Columns of the detail; none without it."""
+        if self.detail is None or self.detail.link is None:
+            return {}
+        numbers: dict[str, Any] = {}
+        for name, interval in self.detail.link._asdict().items():
+            numbers |= _flat(name, interval, (point, estimator))
+            if name != "loss_db":
+                numbers[f"{name}_perfect"] = _number(interval.value[point, -1])
+        return numbers | {"num_bits": self.detail.num_bits[point]}
+
+    def _decile_numbers(self, point: int, estimator: int) -> dict[str, Any]:
+        if self.detail is None:
+            return {}
+        table = self.detail.reliability
+        deciles = {name: [_number(x) for x in field[point, estimator]] for name, field in table._asdict().items()}
+        return {"deciles": None if deciles["mean_err_var"][0] is None else deciles}
 
     def _scores(self, estimator: int) -> dict[str, Any]:
         stats = self.statistics
@@ -108,15 +179,21 @@ class Evaluation:
         results = [
             {"name": name, "told": list(self.told[e]), "note": self.notes.get(name, "")}
             | self._scores(e)
-            | {"points": [{"point": point} | self._numbers(p, e) for p, point in enumerate(self.points)]}
+            | {
+                "points": [
+                    {"point": point} | self._numbers(p, e) | self._decile_numbers(p, e) for p, point in enumerate(self.points)
+                ]
+            }
             for e, name in enumerate(self.estimators)
         ]
+        settings = {} if self.detail is None else {"detail": asdict(self.detail.options)}
         return {
             **self.provenance,
             "sweep": self.sweep,
             "points": list(self.points),
             "num_channels": list(self.num_channels),
             "reference": self.reference,
+            **settings,
             "ranking": [[self.estimators[i] for i in group] for group in self.ranking],
             "estimators": results,
         }
@@ -140,11 +217,32 @@ class Evaluation:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
-    def figure(self, path: str | Path) -> Path:
-        """Write the curves with their confidence bands as a PNG (needs matplotlib)."""
-        from wichan.evaluation.figure import curve_figure
+    def table(self, metric: str = "nmse") -> str:
+        """The table of ``"nmse"``, ``"ber"`` or ``"sinr"`` as aligned plain text."""
+        from wichan.evaluation.table import plain_table
 
-        return curve_figure(self, path)
+        return plain_table(self, metric)
+
+    def figure(self, path: str | Path, kind: str = "nmse", *, point: float | str | None = None) -> Path:
+        """Write a picture as a PNG (needs matplotlib).
+
+        Args:
+            path: file to write, ``*.png``.
+            kind: ``"nmse"`` for the curves with their bands; of the detail ``"resource_elements"``, ``"calibration"``,
+                ``"ber"`` or ``"sinr"``.
+            point: for ``"resource_elements"`` and ``"calibration"``: the point to show, one of ``points``.
+
+        Raises:
+            InvalidValueError: an unknown kind or point, or a picture of a detail that was not measured.
+        """
+        check_choice("kind", kind, FIGURE_KINDS)
+        if kind == "nmse":
+            from wichan.evaluation.figure import curve_figure
+
+            return curve_figure(self, path)
+        from wichan.evaluation.detail_figure import FIGURES
+
+        return FIGURES[kind](self, path) if kind in ("ber", "sinr") else FIGURES[kind](self, path, point=point)
 
     def _repr_png_(self) -> bytes:
         """In a notebook, an evaluation shows itself as its figure."""
@@ -152,8 +250,16 @@ class Evaluation:
 
         return curve_png(self)
 
-    def save(self, folder: str | Path, name: str | None = None) -> list[Path]:
-        """Write ``NAME.csv``, ``NAME.json`` and ``NAME.png`` into ``folder``; returns their paths."""
+    def save(self, folder: str | Path, name: str | None = None, *, kinds: Sequence[str] = ()) -> list[Path]:
+        """Write ``NAME.csv``, ``NAME.json`` and ``NAME.png`` into ``folder``; returns their paths.
+
+        Args:
+            folder: made if it is not there.
+            name: default ``evaluate_SWEEP``.
+            kinds: further pictures as in `figure`, each ``NAME_KIND.png``; `drawable` names those that can be drawn.
+        """
+        for kind in kinds:
+            check_choice("kinds", kind, FIGURE_KINDS)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / (name or f"evaluate_{self.sweep}")
@@ -161,12 +267,20 @@ class Evaluation:
         self.to_csv(paths[0])
         self.to_json(paths[1])
         self.figure(paths[2])
-        return paths
+        return paths + [self.figure(stem.with_name(f"{stem.name}_{kind}.png"), kind) for kind in kinds if kind != "nmse"]
+
+    @property
+    def drawable(self) -> tuple[str, ...]:
+        """Kinds of pictures of the detail that there are numbers for."""
+        if self.detail is None:
+            return ()
+        claimed = not bool(self.detail.reliability.mean_err_var.isnan().all())
+        kinds = {"resource_elements": True, "calibration": claimed, "ber": self.detail.link is not None}
+        kinds["sinr"] = kinds["ber"]
+        return tuple(kind for kind in FIGURE_KINDS if kinds.get(kind))
 
     def __str__(self) -> str:
-        from wichan.evaluation.table import plain_table
-
-        return plain_table(self)
+        return self.table()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from wichan.evaluation.table import rich_table

@@ -48,6 +48,20 @@ class Comparison(NamedTuple):
     linear_gap_db: Interval | None
 
 
+class Beside(NamedTuple):
+    """A comparison, and sums of further numbers on the same resamples.
+
+    Attributes:
+        comparison: see `compare`.
+        sums: for each point, over its channels, (num_rows, 1).
+        replicates: for each point, over resamples, (num_rows, num_resamples).
+    """
+
+    comparison: Comparison
+    sums: list[torch.Tensor]
+    replicates: list[torch.Tensor]
+
+
 def to_db(ratio: torch.Tensor) -> torch.Tensor:
     """10 log10 of a power ratio, floored at `RATIO_FLOOR` (-300 dB)."""
     return 10 * torch.log10(ratio.clamp_min(RATIO_FLOOR))
@@ -145,26 +159,57 @@ def compare(
         ShapeError: shapes that do not fit together.
         InvalidValueError: NaN, a negative energy, a channel without energy, or a point without channels.
     """
+    return compare_beside(
+        errors,
+        energies,
+        generator=generator,
+        reference=reference,
+        common=common,
+        num_resamples=num_resamples,
+        confidence=confidence,
+    ).comparison
+
+
+def compare_beside(
+    errors: Sequence[torch.Tensor],
+    energies: Sequence[torch.Tensor],
+    others: Sequence[torch.Tensor] | None = None,
+    *,
+    generator: torch.Generator,
+    reference: int | None = None,
+    common: bool = False,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Beside:
+    """`compare`, and on the same resamples the sums of ``others``: for each point (num_rows, num_channels of the point)."""
     _check(errors, energies, reference, common)
     num_estimators = errors[0].shape[0]
-    sums, replicates = [], []
-    if common:
-        rows = torch.cat([_rows(e, s) for e, s in zip(errors, energies, strict=True)])
-        all_replicates = resampled_sums(rows, num_resamples, generator=generator).split(2 * num_estimators + 1)
-    for point, (error, energy) in enumerate(zip(errors, energies, strict=True)):
-        rows = _rows(error, energy)
-        sums.append(rows.sum(dim=1, keepdim=True))
-        replicates.append(all_replicates[point] if common else resampled_sums(rows, num_resamples, generator=generator))
-        if energy.numel() < 2:
-            replicates[-1] = torch.full_like(replicates[-1], torch.nan)
+    own = 2 * num_estimators + 1
+    rows = [_rows(*point) for point in zip(errors, energies, strict=True)]
+    if others is not None:
+        rows = [torch.cat([mine, other.to(mine)]) for mine, other in zip(rows, others, strict=True)]
+    sums, replicates = [row.sum(dim=1, keepdim=True) for row in rows], _replicates(rows, num_resamples, generator, common)
     counts = torch.tensor([energy.numel() for energy in energies], dtype=torch.float64)[:, None, None]
-    exact = _statistics(torch.stack(sums), counts, num_estimators, reference)
-    resampled = _statistics(torch.stack(replicates), counts, num_estimators, reference)
+    exact = _statistics(torch.stack([total[:own] for total in sums]), counts, num_estimators, reference)
+    resampled = _statistics(torch.stack([copy[:own] for copy in replicates]), counts, num_estimators, reference)
     intervals = [
         None if value is None or copies is None else percentile_interval(value[..., 0], copies, confidence)
         for value, copies in zip(exact, resampled, strict=True)
     ]
-    return Comparison(*intervals)  # type: ignore[arg-type]
+    comparison = Comparison(*intervals)  # type: ignore[arg-type]
+    return Beside(comparison, [total[own:] for total in sums], [copy[own:] for copy in replicates])
+
+
+def _replicates(
+    rows: Sequence[torch.Tensor], num_resamples: int, generator: torch.Generator, common: bool
+) -> list[torch.Tensor]:
+    """Resampled sums of each point's rows; NaN where one channel says nothing about spread."""
+    if common:
+        joined = resampled_sums(torch.cat(list(rows)), num_resamples, generator=generator)
+        copies = list(joined.split([row.shape[0] for row in rows]))
+    else:
+        copies = [resampled_sums(row, num_resamples, generator=generator) for row in rows]
+    return [copy if row.shape[1] > 1 else torch.full_like(copy, torch.nan) for copy, row in zip(copies, rows, strict=True)]
 
 
 def _rows(error: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:

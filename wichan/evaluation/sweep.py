@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_choice, check_int
+from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, check_int
 from wichan.evaluation.baselines import BASELINES, Built, resolve
-from wichan.evaluation.feeds import DataFeed, Feed, FeedOptions, RecipeFeed, Sample
-from wichan.evaluation.result import Evaluation, shown_point
-from wichan.evaluation.statistics import compare
+from wichan.evaluation.detail import DetailOptions, DetailTotals, check_detail
+from wichan.evaluation.feeds import DataFeed, Feed, FeedOptions, RecipeFeed
+from wichan.evaluation.measure import measure
+from wichan.evaluation.result import Evaluation
+from wichan.evaluation.statistics import compare_beside
 from wichan.random import make_generator
 
 DEFAULT_ESTIMATORS = ("ls", "lmmse-pooled", "lmmse-genie")
@@ -36,6 +36,7 @@ def evaluate(
     batch_size: int = 64,
     device: str = "cpu",
     num_resamples: int = 2000,
+    detail: bool | DetailOptions = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     r"""Measure the NMSE of several estimators over one condition, on the same channels and noise.
@@ -61,10 +62,12 @@ def evaluate(
         batch_size: channels at once.
         device: where channels are computed and estimators run: ``"cpu"``, ``"cuda"``, ``"auto"``.
         num_resamples: bootstrap resamples of the 95 % intervals.
+        detail: also measure NMSE of each resource element, calibration by decile, bit errors and SINR after an equaliser:
+            ``result.resource_elements``, ``.reliability``, ``.ber``, ``.sinr_db``. `DetailOptions`, or False to leave it out.
         progress: called with (channels done, channels in all) after every batch.
 
     Returns:
-        `Evaluation`: print it, or use ``.to_csv``, ``.to_json``, ``.figure``, ``.save``.
+        `Evaluation`: print it, or use ``.table``, ``.to_csv``, ``.to_json``, ``.figure``, ``.save``.
 
     Raises:
         InvalidValueError: an unknown name, a condition that the recipe does not have, an estimator that returns NaN.
@@ -81,28 +84,33 @@ def evaluate(
     check_int("batch_size", batch_size, minimum=1)
     if num_channels is not None:
         check_int("num_channels", num_channels, minimum=2)
+    options_of_detail = check_detail(detail)
     chosen = _chosen(estimators, reference)
     options = FeedOptions(sweep, points, num_channels, split, seed, batch_size, device)
     feed = _feed(recipe, data, options, overrides, cells)
     built = {name: _placed(resolve(entry, name, feed.setting), device) for name, entry in chosen.items()}
-    energies, errors, calibration = _measure(feed, built, progress)
-    statistics = compare(
-        errors,
-        energies,
+    totals = None if options_of_detail is None else DetailTotals(feed, len(built), options_of_detail)
+    measured = measure(feed, built, totals, progress)
+    beside = compare_beside(
+        measured.errors,
+        measured.energies,
+        None if totals is None else totals.rows(),
         generator=make_generator(feed.setting.seed, "bootstrap"),
         reference=None if reference is None else list(chosen).index(reference),
         common=feed.common,
         num_resamples=num_resamples,
     )
+    counts = tuple(energy.numel() for energy in measured.energies)
     return Evaluation(
         sweep=sweep,
         points=tuple(feed.points),
         estimators=tuple(built),
         told=tuple(entry.told for entry in built.values()),
         reference=reference,
-        num_channels=tuple(energy.numel() for energy in energies),
-        statistics=statistics,
-        calibration=calibration,
+        num_channels=counts,
+        statistics=beside.comparison,
+        calibration=measured.calibration,
+        detail=None if totals is None else totals.result(beside.sums, beside.replicates, counts),
         notes={name: entry.note for name, entry in built.items()},
         provenance=feed.provenance | {"seed": feed.setting.seed, "device": device, "versions": _versions()},
     )
@@ -146,99 +154,6 @@ def _placed(built: Built, device: str) -> Built:
     if isinstance(built.estimator, torch.nn.Module):
         built.estimator.to(device)
     return built
-
-
-@contextlib.contextmanager
-def _evaluating(built: Iterable[Built]) -> Iterator[None]:
-    """No gradients, and networks in evaluation mode; their mode is restored."""
-    modules = [entry.estimator for entry in built if isinstance(entry.estimator, torch.nn.Module)]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
-
-
-def _measure(
-    feed: Feed, built: Mapping[str, Built], progress: Callable[[int, int], None] | None
-) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-    """Energy, and squared error of every estimator, of every channel at every point; and sum of errors over err_var."""
-    energies: list[list[torch.Tensor]] = [[] for _ in feed.points]
-    errors: list[list[torch.Tensor]] = [[] for _ in feed.points]
-    claimed = torch.zeros(len(feed.points), len(built), dtype=torch.float64)
-    done = 0
-    with _evaluating(built.values()):
-        for sample in feed:
-            runs = [_run(name, entry, sample, feed) for name, entry in built.items()]
-            energy = _energy(sample.h)
-            error = torch.stack([error for error, _ in runs])
-            claim = torch.stack([claim for _, claim in runs])
-            for point in sample.point.unique().tolist():
-                here = sample.point == point
-                energies[point].append(energy[here])
-                errors[point].append(error[:, here])
-                claimed[point] += claim[:, here].sum(dim=1)
-            done += sample.h.shape[0]
-            if progress is not None:
-                progress(done, feed.total)
-    joined = [torch.cat(parts, dim=-1) for parts in errors]
-    calibration = torch.stack([error.sum(dim=-1) for error in joined]) / claimed
-    return [torch.cat(parts) for parts in energies], joined, torch.where(claimed > 0, calibration, torch.nan)
-
-
-def _energy(x: torch.Tensor) -> torch.Tensor:
-    """Sum of |x|^2 over each channel, float64 on the CPU."""
-    return torch.view_as_real(x).double().square().sum(dim=(-5, -4, -3, -2, -1)).cpu()
-
-
-def _run(name: str, built: Built, sample: Sample, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared error of each channel, and the error variance that the estimator claims for it (NaN: none)."""
-    missing = [condition for condition in built.told if condition not in sample.conditions]
-    if missing:
-        known = ", ".join(sample.conditions)
-        raise InvalidValueError(f"estimator {name!r} wants to be told {', '.join(missing)}; known conditions: {known}")
-    # Copies: an estimator that works in place must not change what the next one sees.
-    told = {key: _copy(sample.conditions[key]) for key in built.told}
-    result = built.estimator(sample.y.clone(), _copy(sample.no), **told)
-    h_hat, err_var = result if isinstance(result, tuple) else (result, None)
-    if not isinstance(h_hat, torch.Tensor) or h_hat.shape != sample.h.shape:
-        got = f"shape {tuple(h_hat.shape)}" if isinstance(h_hat, torch.Tensor) else f"type {type(h_hat).__name__}"
-        raise ShapeError(f"estimator {name!r} returned h_hat of {got}; the channel has shape {tuple(sample.h.shape)}")
-    error = _energy(h_hat - sample.h)
-    if not bool(torch.isfinite(error).all()):
-        first = int(sample.point[~torch.isfinite(error)][0])
-        where = shown_point(feed.sweep, feed.points[first])
-        raise InvalidValueError(f"estimator {name!r} returned NaN or infinity at {feed.sweep}={where}; h_hat must be finite")
-    if err_var is None:
-        return error, torch.full_like(error, torch.nan)
-    return error, _claimed(name, err_var, h_hat).sum(dim=(-4, -3, -2, -1), dtype=torch.float64).cpu()
-
-
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _claimed(name: str, err_var: Any, h_hat: torch.Tensor) -> torch.Tensor:
-    """The error variance an estimator returned, in the shape of its estimate."""
-    if not isinstance(err_var, torch.Tensor) or err_var.is_complex():
-        raise ShapeError(
-            f"estimator {name!r} returned err_var of type {type(err_var).__name__}; it must be a real torch.Tensor"
-        )
-    try:
-        full = err_var.expand(h_hat.shape)
-    except RuntimeError:
-        have, want = tuple(err_var.shape), tuple(h_hat.shape)
-        raise ShapeError(f"estimator {name!r} returned err_var of shape {have}; h_hat has {want}") from None
-    low = float(err_var.min()) if err_var.numel() else 0.0
-    if not (math.isfinite(low) and bool(torch.isfinite(err_var).all())) or low < 0:
-        raise InvalidValueError(
-            f"estimator {name!r} returned NaN, infinite or negative err_var; it must be finite and at least 0"
-        )
-    return full
 
 
 def _versions() -> dict[str, str]:

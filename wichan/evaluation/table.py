@@ -1,11 +1,13 @@
-"""The NMSE table: rich on a terminal, aligned plain text elsewhere."""
+"""The table of NMSE, bit error rate or SINR: rich on a terminal, aligned plain text elsewhere."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from wichan.errors import check_choice
 from wichan.evaluation.result import Evaluation, axis_label, shown_point
+from wichan.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 _GROUPS = ("conditions unknown", "conditions known")
 _POINTS_PER_BLOCK = 9
+#: What a table can show -> its name, and the width of a column on a terminal.
+METRICS = {"nmse": ("NMSE [dB]", 7), "ber": ("Bit error rate", 9), "sinr": ("Effective SINR [dB]", 7)}
+_KNOWN = "known channel"
 
 
 def _point_text(evaluation: Evaluation, point: float | str) -> str:
@@ -44,29 +49,58 @@ def _groups(evaluation: Evaluation) -> list[tuple[str, list[int]]]:
     return filled if len(filled) > 1 else [("", group) for _, group in filled]
 
 
-def title(evaluation: Evaluation) -> str:
+def _level(evaluation: Evaluation, metric: str) -> Interval:
+    """What the cells hold; a column after the estimators is a receiver that knows the channel."""
+    if metric == "nmse":
+        return evaluation.nmse_db
+    return evaluation.link().ber if metric == "ber" else evaluation.link().sinr_db
+
+
+def _cell(evaluation: Evaluation, metric: str, level: Interval, point: int, column: int) -> str:
+    value = float(level.value[point, column])
+    if metric != "ber":
+        return f"{value:.2f}"
+    return f"{value:.2e}" if value > 0 else f"<{1 / evaluation.measured_detail().num_bits[point]:.0e}"
+
+
+def title(evaluation: Evaluation, metric: str = "nmse") -> str:
     """What the table shows, in one line."""
     source = evaluation.provenance.get("recipe") or evaluation.provenance.get("data") or "channels"
-    return f"NMSE [dB] of {source} against {axis_label(evaluation.sweep)}"
+    return f"{METRICS[metric][0]} of {source} against {axis_label(evaluation.sweep)}"
 
 
-def caption(evaluation: Evaluation) -> str:
+def caption(evaluation: Evaluation, metric: str = "nmse") -> str:
     """Number of channels, widest interval, and what the score is."""
     low, high = min(evaluation.num_channels), max(evaluation.num_channels)
     channels = f"{low}" if low == high else f"{low} to {high}"
-    level = evaluation.nmse_db
-    half = (level.high - level.low).nan_to_num(0.0).max() / 2
-    text = f"{channels} channels a point, the same for all; 95 % intervals at most ±{float(half):.2f} dB"
+    level = _level(evaluation, metric)
+    half = (level.high - level.low) / 2
+    if metric == "ber":
+        widest = f"{100 * float((half / level.value).nan_to_num(0.0).max()):.0f} %"
+    else:
+        widest = f"{float(half.nan_to_num(0.0).max()):.2f} dB"
+    text = f"{channels} channels a point, the same for all; 95 % intervals at most ±{widest}"
+    if metric != "nmse":
+        options = evaluation.measured_detail().options
+        streams = "1 stream" if options.num_streams == 1 else f"{options.num_streams} streams"
+        data = f"uncoded {options.modulation}, " if metric == "ber" else ""
+        return f"{text}; {data}{streams} after LMMSE equalisation"
     if evaluation.statistics.score_db is not None:
         text += f"; score: mean over points of the gap to {evaluation.reference} [dB]"
     return text
 
 
-def plain_table(evaluation: Evaluation) -> str:
-    """The table as aligned plain text."""
-    scored = evaluation.statistics.score_db is not None
+def plain_table(evaluation: Evaluation, metric: str = "nmse") -> str:
+    """The table of ``"nmse"``, ``"ber"`` or ``"sinr"`` as aligned plain text.
+
+    Raises:
+        InvalidValueError: another metric, or one that was not measured.
+    """
+    check_choice("metric", metric, METRICS)
+    level = _level(evaluation, metric)
+    scored = metric == "nmse" and evaluation.statistics.score_db is not None
     blocks = _blocks(evaluation)
-    lines = [title(evaluation)]
+    lines = [title(evaluation, metric)]
     for number, block in enumerate(blocks):
         header = ["estimator", *(_point_text(evaluation, evaluation.points[p]) for p in block)]
         with_score = scored and number == len(blocks) - 1
@@ -75,10 +109,12 @@ def plain_table(evaluation: Evaluation) -> str:
             if heading:
                 table.append([heading])
             for e in group:
-                cells = [f"{float(evaluation.nmse_db.value[p, e]):.2f}" for p in block]
+                cells = [_cell(evaluation, metric, level, p, e) for p in block]
                 table.append([evaluation.estimators[e], *cells, *([_score_text(evaluation, e)] if with_score else [])])
+        if metric != "nmse":
+            table += [["for comparison"], [_KNOWN, *(_cell(evaluation, metric, level, p, -1) for p in block)]]
         lines += ["", *_aligned(table)]
-    return "\n".join([*lines, "", caption(evaluation)])
+    return "\n".join([*lines, "", caption(evaluation, metric)])
 
 
 def _aligned(table: list[list[str]]) -> list[str]:
@@ -94,38 +130,48 @@ def _aligned(table: list[list[str]]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def rich_table(evaluation: Evaluation, width: int | None = None) -> Group:
-    """The table for a terminal ``width`` columns wide; the best estimator of each group and point is bold."""
+def rich_table(evaluation: Evaluation, width: int | None = None, metric: str = "nmse") -> Group:
+    """The table for a terminal ``width`` columns wide; the best estimator of each group and point is bold.
+
+    Raises:
+        InvalidValueError: another metric than in `plain_table`, or one that was not measured.
+    """
     from rich.console import Group
     from rich.text import Text
 
+    check_choice("metric", metric, METRICS)
     names = max(len(name) for name in (*evaluation.estimators, *_GROUPS))
-    room = _POINTS_PER_BLOCK if width is None else max(1, (width - names - 15) // 7)
+    room = _POINTS_PER_BLOCK if width is None else max(1, (width - names - 15) // METRICS[metric][1])
     blocks = _blocks(evaluation, min(room, _POINTS_PER_BLOCK))
-    tables = [_rich_block(evaluation, block, last=block is blocks[-1]) for block in blocks]
-    return Group(Text(title(evaluation), style="bold"), *tables, Text(caption(evaluation), style="dim"))
+    tables = [_rich_block(evaluation, metric, block, last=block is blocks[-1]) for block in blocks]
+    return Group(Text(title(evaluation, metric), style="bold"), *tables, Text(caption(evaluation, metric), style="dim"))
 
 
-def _rich_block(evaluation: Evaluation, block: range, *, last: bool) -> Table:
+def _rich_block(evaluation: Evaluation, metric: str, block: range, *, last: bool) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    scored = last and evaluation.statistics.score_db is not None
+    scored = last and metric == "nmse" and evaluation.statistics.score_db is not None
     table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("estimator", no_wrap=True)
     for p in block:
         table.add_column(_point_text(evaluation, evaluation.points[p]), justify="right", no_wrap=True)
     if scored:
         table.add_column("score", justify="right", no_wrap=True)
-    level = evaluation.nmse_db.value
+    level = _level(evaluation, metric)
+    rank = -level.value if metric == "sinr" else level.value
     for index, (heading, group) in enumerate(_groups(evaluation)):
         if index:
             table.add_section()
         if heading:
             table.add_row(Text(heading, style="italic dim"))
-        best = level[:, group].min(dim=1).values
+        best = rank[:, group].min(dim=1).values
         for e in group:
-            cells = [Text(f"{float(level[p, e]):.2f}", style="bold" if level[p, e] <= best[p] else "") for p in block]
+            styles = ["bold" if rank[p, e] <= best[p] else "" for p in block]
+            cells = [Text(_cell(evaluation, metric, level, p, e), style=s) for p, s in zip(block, styles, strict=True)]
             table.add_row(Text(evaluation.estimators[e]), *cells, *([Text(_score_text(evaluation, e, short=True))] * scored))
+    if metric != "nmse":
+        table.add_section()
+        table.add_row(Text(_KNOWN), *(Text(_cell(evaluation, metric, level, p, -1)) for p in block))
     return table
