@@ -49,6 +49,10 @@ class ChannelModel(ABC):
 
     num_rx_ant: int = 1
     num_tx_ant: int = 1
+    #: Whether `covariance` and `mean_power` make sense; a system-level model has no closed form of the first, and with path
+    #: loss none of the second.
+    has_closed_form: bool = True
+    has_mean_power: bool = True
 
     @abstractmethod
     def sample(self, batch_size: int, *, generator: torch.Generator, **conditions: Any) -> Rays:
@@ -65,6 +69,19 @@ class ChannelModel(ABC):
     @abstractmethod
     def mean_power(self) -> float:
         """E|h|^2 averaged over antennas."""
+
+    def response(self, draw: Any, times: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+        r"""Channels of a draw of `sample`: the synthesis of its rays; a model with draws of its own kind overrides it.
+
+        Args:
+            draw: what `sample` returned.
+            times: real [s], (num_times,).
+            frequencies: real [Hz], relative to the carrier, (num_frequencies,).
+
+        Returns:
+            (batch_size, num_rx_ant, num_tx_ant, num_times, num_frequencies).
+        """
+        return frequency_response(draw, times, frequencies)
 
     def frequency_response(
         self,
@@ -96,7 +113,7 @@ class ChannelModel(ABC):
         rays = self.sample(batch_size, generator=generator, **conditions)
         if dtype not in (torch.complex64, torch.complex128):
             raise InvalidTypeError(f"dtype={dtype} must be torch.complex64 or torch.complex128")
-        h = frequency_response(rays.double() if dtype == torch.complex128 else rays, grid.times, grid.frequencies)
+        h = self.response(rays.double() if dtype == torch.complex128 else rays, grid.times, grid.frequencies)
         # The mean power of an array takes as long as a batch of channels: only where it is needed.
         mean_power = self.mean_power() if normalize == "ensemble" else 1.0
         return normalize_power(h, normalize, mean_power)[0]

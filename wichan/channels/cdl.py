@@ -120,6 +120,11 @@ class CDL(ChannelModel):
         spread = per_sample("delay_spread", self.delay_spread if delay_spread is None else delay_spread)
         return self.profile.delay * spread.unsqueeze(-1)
 
+    @property
+    def k_factor(self) -> float:
+        """Rician K of the first cluster (linear), before antenna patterns; `wichan.analysis.k_factor` is that of the channel."""
+        return self.profile.k_factor
+
     def mean_power(self) -> float:
         """E|h|^2 averaged over antenna pairs; the 38.901 element pattern puts 3 to 5 dB into it."""
         return response_power(self)

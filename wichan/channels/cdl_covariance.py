@@ -57,18 +57,27 @@ def _polarization_weights(model: CDL) -> torch.Tensor:
     return torch.tensor([[1.0, cross], [cross, 1.0]], dtype=torch.float64)
 
 
-def response_power(model: CDL) -> float:
-    """Mean power of a channel coefficient, from the ends' mean port powers in each polarisation component."""
+def cluster_power(model: CDL) -> tuple[torch.Tensor, float]:
+    """Mean power of a channel coefficient from each cluster, float64 (num_clusters,), and from the specular ray.
+
+    From the ends' mean port powers in each polarisation component.
+    """
     powers = []
     for end, zenith, azimuth in _ends(model):
         ports = _pair_responses(end, *_pairs(model, zenith, azimuth))
         powers.append(ports.abs().square().mean(dim=(-3, -2, -1)))  # (2, num_clusters)
     weight = _polarization_weights(model)
-    total = float((torch.einsum("ij,ic,jc->c", weight, *powers) * model.profile.power).sum())
-    if model.profile.los_power:
-        gain, _, _, _ = model.angles.specular(model.rx, model.tx, model.moving)
-        total += model.profile.los_power * float(gain.abs().square().mean())
-    return total
+    scattered = torch.einsum("ij,ic,jc->c", weight, *powers) * model.profile.power
+    if not model.profile.los_power:
+        return scattered, 0.0
+    gain, _, _, _ = model.angles.specular(model.rx, model.tx, model.moving)
+    return scattered, model.profile.los_power * float(gain.abs().square().mean())
+
+
+def response_power(model: CDL) -> float:
+    """Mean power of a channel coefficient."""
+    scattered, specular = cluster_power(model)
+    return float(scattered.sum()) + specular
 
 
 def _doppler_laws(model: CDL, grid: OFDMGrid, speed: torch.Tensor, tied: bool) -> torch.Tensor:

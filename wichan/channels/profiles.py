@@ -117,6 +117,11 @@ class ClusterTable:
     los_power: float
     los_angles: dict[str, float] | None
 
+    @property
+    def k_factor(self) -> float:
+        """Rician K of the first cluster, specular over scattered power (0 where there is no specular ray)."""
+        return self.los_power / float(self.power[0])
+
 
 ANGLES = ("aod", "aoa", "zod", "zoa")
 

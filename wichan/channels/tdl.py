@@ -21,7 +21,7 @@ from wichan.linalg import thin_factor, toeplitz
 from wichan.random import uniform
 
 SPEED_OF_LIGHT = 299_792_458.0
-_LOS_COSINE = 0.7  # TR 38.901 section 7.7.2: the LoS Doppler of TDL-D/E is 0.7 of the maximum
+LOS_COSINE = 0.7  # TR 38.901 section 7.7.2: the LoS Doppler of TDL-D/E is 0.7 of the maximum
 
 _CONDITIONS = ("delay_spread", "max_doppler")
 
@@ -81,6 +81,11 @@ class TDL(ChannelModel):
         self._rx_root, self._tx_root = roots
         self._is_correlated = any(value is not None for value in (correlation, rx_correlation, tx_correlation))
 
+    @property
+    def k_factor(self) -> float:
+        """Rician K of the first tap (linear), as TR 38.901 counts it; `wichan.analysis.k_factor` counts all scattered power."""
+        return self.profile.k_factor
+
     def mean_power(self) -> float:
         """E|h|^2 = 1: profiles are normalised."""
         return 1.0
@@ -127,7 +132,7 @@ class TDL(ChannelModel):
         ray = gain.new_zeros(batch, taps, 1, *gain.shape[-2:])
         ray[:, 0, 0] = math.sqrt(self.profile.los_power) * torch.complex(phase.cos(), phase.sin())
         rate = shift.new_zeros(batch, taps, 1)
-        rate[:, 0, 0] = doppler.to(shift) * _LOS_COSINE
+        rate[:, 0, 0] = doppler.to(shift) * LOS_COSINE
         return torch.cat([gain, ray], dim=2), torch.cat([shift, rate], dim=2)
 
     def covariance_terms(
@@ -143,7 +148,7 @@ class TDL(ChannelModel):
         frequency = steering * self.profile.power.sqrt().to(torch.complex128)
         terms = [KroneckerTerm(space=torch.kron(self._rx_root, self._tx_root), time=time, frequency=frequency)]
         if self.profile.los_power:
-            specular = phasors(_LOS_COSINE * doppler, grid.times, torch.complex128).unsqueeze(-1)
+            specular = phasors(LOS_COSINE * doppler, grid.times, torch.complex128).unsqueeze(-1)
             ones = torch.ones(self.num_rx_ant * self.num_tx_ant, 1, dtype=torch.complex128)
             first = steering[..., :1] * math.sqrt(self.profile.los_power)
             terms.append(KroneckerTerm(space=ones, time=specular, frequency=first))

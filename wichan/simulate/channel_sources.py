@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -23,7 +23,7 @@ Level = Literal["low", "medium", "high"] | None
 
 _DELAY_SPREAD = Condition("s", "RMS delay spread", {"minimum": 0.0, "maximum": 1e-3})
 _MAX_DOPPLER = Condition("Hz", "maximum Doppler shift", {"minimum": 0.0, "maximum": 1e7})
-_SPEED = Condition("m/s", "speed of the terminal", {"minimum": 0.0, "maximum": 1e5})
+SPEED = Condition("m/s", "speed of the terminal", {"minimum": 0.0, "maximum": 1e5})
 
 
 class TDLParameters(Model):
@@ -40,7 +40,7 @@ class TDLSource(ChannelSource):
     """TR 38.901 tapped delay lines: conditions ``delay_spread`` and ``max_doppler`` (or ``speed`` and a carrier)."""
 
     parameters_schema = TDLParameters
-    conditions = {"delay_spread": _DELAY_SPREAD, "max_doppler": _MAX_DOPPLER, "speed": _SPEED}
+    conditions = {"delay_spread": _DELAY_SPREAD, "max_doppler": _MAX_DOPPLER, "speed": SPEED}
 
     def __init__(self, parameters: TDLParameters, profiles: Sequence[str], conditions: Mapping[str, Law]) -> None:
         self._by_speed = "speed" in conditions
@@ -58,11 +58,14 @@ class TDLSource(ChannelSource):
                 f"conditions.delay_spread does not apply: profile {profile!r} has fixed delays; "
                 "--set conditions.delay_spread=null takes it away"
             )
-        spread = None if fixed else self.require("delay_spread", f"profile {profile!r} is scaled by it").high
+        return self.make(profile, None if fixed else self.require("delay_spread", f"profile {profile!r} is scaled by it").high)
+
+    def make(self, profile: str, delay_spread: float | None) -> ChannelModel:
+        """Return the model of a profile."""
         p = self.parameters
         return TDL(
             profile,
-            delay_spread=spread,
+            delay_spread=delay_spread,
             num_rx_ant=p.num_rx_ant,
             num_tx_ant=p.num_tx_ant,
             correlation=p.correlation,
@@ -120,12 +123,13 @@ class CDLSource(ChannelSource):
     """TR 38.901 clustered delay lines: conditions ``delay_spread`` and ``speed``."""
 
     parameters_schema = CDLParameters
-    conditions = {"delay_spread": _DELAY_SPREAD, "speed": _SPEED}
+    conditions = {"delay_spread": _DELAY_SPREAD, "speed": SPEED}
+    model_class: ClassVar[Callable[..., ChannelModel]] = CDL
 
     def build(self, profile: str) -> ChannelModel:
         """Build the model; spread and speed given here are placeholders that every sample overrides."""
         p = self.parameters
-        return CDL(
+        return type(self).model_class(
             profile,
             delay_spread=self.require("delay_spread", "a CDL profile is scaled by it").high,
             speed=self.require("speed", "the terminal's speed (m/s)").high,

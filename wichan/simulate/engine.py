@@ -21,7 +21,7 @@ from wichan.simulate.sampler import BlockSampler, one_thread
 from wichan.simulate.schema import Recipe
 from wichan.simulate.sources import KINDS
 from wichan.simulate.space import space_shortage
-from wichan.store import DatasetWriter, Header, ShardPlan
+from wichan.store import DatasetWriter, Header, ShardPlan, current_versions
 
 ProgressCallback = Callable[[Progress], None]
 # A worker process costs about 2 s to start and 0.25 GB: short runs stay in this process, and three are the most that keep
@@ -54,6 +54,7 @@ class Job:
             device=sampler.device.type,
             snr_convention=sampler.snr_convention,
             normalization=sampler.normalization,
+            versions=current_versions() | sampler.versions(),
         )
 
     def warnings(self) -> tuple[str, ...]:
@@ -162,6 +163,7 @@ def prepare(
     chosen_seed = loaded.seed if seed is None else check_int("seed", seed, minimum=0, maximum=2**63 - 1)
     part = None if shard is None else check_part(shard)
     sampler: BlockSampler = KINDS[loaded.kind](loaded, device=pick_device(device))
+    sampler.ready()
     plan = make_run_plan(loaded, sampler, n=n, part=part, shard_size=shard_size)
     return Job(loaded, sampler, plan, chosen_seed, part)
 

@@ -76,7 +76,11 @@ def db_text(value: float) -> str:
 
 
 def delay_profile(model: ChannelModel, delay_spread: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Powers and delays [s] of a delay-line model; one path at delay 0 for a flat channel."""
+    """Powers and delays [s] of a delay-line model, or of many links of a model that knows no better; flat: one path."""
+    estimate = getattr(model, "power_delay_profile", None)
+    if estimate is not None and not model.has_closed_form:
+        powers, delays = estimate()
+        return powers, delays
     table = getattr(model, "profile", None)
     if table is None:
         return torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)

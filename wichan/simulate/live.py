@@ -64,6 +64,7 @@ def stream(
     count = None if num_batches is None else check_int("num_batches", num_batches, minimum=0)
     chosen_seed = loaded.seed if seed is None else check_int("seed", seed, minimum=0, maximum=2**63 - 1)
     sampler: BlockSampler = KINDS[loaded.kind](loaded, device=pick_device(device))
+    sampler.ready()
     known = [column.name for column in sampler.columns]
     if columns is not None and not columns:
         raise InvalidValueError(f"columns={list(columns)} is empty; name at least one of: {', '.join(known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, Field
 
-from wichan.channels.synthesis import frequency_response
 from wichan.errors import InvalidValueError
 from wichan.grid import OFDMGrid
 from wichan.observations import no_from_snr_db
@@ -24,6 +24,10 @@ from wichan.simulate.sources import Condition
 from wichan.store import Column
 
 MAX_FROZEN = 10_000
+# Conventions that need E|h|^2; the others measure each channel.
+_BY_MEAN_POWER = ("pilot", "grid-measured")
+# Channels and the columns that came out of their draw.
+_Channels = tuple[torch.Tensor, dict[str, torch.Tensor]]
 _SNR = Condition("dB", "signal-to-noise ratio, see snr_convention", {"minimum": -200.0, "maximum": 200.0})
 
 
@@ -124,10 +128,28 @@ class OFDMSampler(BlockSampler):
         self._profiles = tuple(self.link.models)
         if recipe.normalize is not None:
             self.normalization = {"mode": recipe.normalize, "amplitude": dict(self.link.amplitude)}
-        powers = [model.mean_power() * self.link.amplitude[name] ** 2 for name, model in self.link.models.items()]
-        self._mean_power = torch.tensor(powers, dtype=torch.float32)
-        self._frozen: dict[tuple[str, bytes], torch.Tensor] = {}
+        if recipe.snr_convention in _BY_MEAN_POWER and not all(model.has_mean_power for model in self.link.models.values()):
+            raise InvalidValueError(
+                f"snr_convention={recipe.snr_convention!r} does not apply: with path loss or shadow fading in the channel a "
+                "few near terminals carry the mean power; use per-realisation or grid-measured-realised"
+            )
+        self._frozen: dict[tuple[str, bytes], _Channels] = {}
         self.columns = self._describe()
+
+    @functools.cached_property
+    def _mean_power(self) -> torch.Tensor:
+        """E|h|^2 of every profile, float32: asked for late, since not every model has it in closed form."""
+        models, amplitude = self.link.models, self.link.amplitude
+        powers = [model.mean_power() * amplitude[name] ** 2 for name, model in models.items()]
+        return torch.tensor(powers, dtype=torch.float32)
+
+    def ready(self) -> None:
+        """Whatever the source needs is there."""
+        self.link.source.ready()
+
+    def versions(self) -> dict[str, str]:
+        """What else fixes the source's bits."""
+        return self.link.source.versions()
 
     def _describe(self) -> tuple[Column, ...]:
         symbols, subcarriers = self.link.grid.shape
@@ -142,6 +164,8 @@ class OFDMSampler(BlockSampler):
             Column("no", "float32", description="noise variance per complex sample"),
             *(Column(name, "float32", unit=known[name].unit, description=known[name].description) for name in names),
         ]
+        drawn = self.link.source.draw_columns
+        columns += [Column(name, "float32", unit=drawn[name].unit, description=drawn[name].description) for name in drawn]
         if "profile" in laws:
             columns.append(Column("profile", "category", categories=self._profiles, description="delay profile"))
         return tuple(columns)
@@ -161,48 +185,54 @@ class OFDMSampler(BlockSampler):
     def sample(self, key: BlockKey, *, device_noise: bool = False) -> dict[str, torch.Tensor]:
         """Compute a block; the noise comes from the CPU unless ``device_noise``."""
         drawn = self.conditions(key)
-        h = self._channels(key, drawn)
+        h, found = self._channels(key, drawn)
         no = self._noise_variance(drawn, h)
         noise = key.generator("noise", device=self.device if device_noise else "cpu")
-        values = {"h": h, "y": self.observation.observe(h, no, generator=noise), "no": no, **drawn}
+        values = {"h": h, "y": self.observation.observe(h, no, generator=noise), "no": no, **drawn, **found}
         return {column.name: values[column.name] for column in self.columns}
 
     def _noise_variance(self, drawn: Mapping[str, torch.Tensor], h: torch.Tensor) -> torch.Tensor:
         convention, observation = self.recipe.snr_convention, self.observation
         snr_db = drawn["snr_db"].to(self.device)
-        if convention in ("pilot", "grid-measured"):
+        if convention in _BY_MEAN_POWER:
             code = drawn.get("profile", torch.zeros(self.block_size, dtype=torch.int64))
             return no_from_snr_db(snr_db, convention, observation) * self._mean_power[code].to(self.device)
         return no_from_snr_db(snr_db, convention, observation, h=h)
 
-    def _channels(self, key: BlockKey, drawn: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _channels(self, key: BlockKey, drawn: Mapping[str, torch.Tensor]) -> _Channels:
         if not self.recipe.independent_fading:
             return self._frozen_channels(key, drawn)
         if len(self._profiles) == 1:
             name = self._profiles[0]
             return self._synthesise(name, self.block_size, key.generator("rays", name), drawn)
         h: torch.Tensor | None = None
+        found: dict[str, torch.Tensor] = {}
         for code, name in enumerate(self._profiles):
             index = torch.nonzero(drawn["profile"] == code).flatten()
             if not index.numel():
                 continue
             picked = {k: v[index] for k, v in drawn.items()}
-            part = self._synthesise(name, index.numel(), key.generator("rays", name), picked)
+            part, columns = self._synthesise(name, index.numel(), key.generator("rays", name), picked)
             if h is None:
                 h = part.new_empty(self.block_size, *part.shape[1:])
+                found = {k: v.new_empty(self.block_size) for k, v in columns.items()}
             h[index.to(h.device)] = part
+            for k, v in columns.items():
+                found[k][index] = v
         assert h is not None  # every sample has a profile
-        return h
+        return h, found
 
     def _synthesise(
         self, profile: str, count: int, generator: torch.Generator, columns: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    ) -> _Channels:
         arguments = self.link.source.arguments(columns)
-        rays = self.link.models[profile].sample(count, generator=generator, **arguments).to(self.device)
-        h = frequency_response(rays, self.link.grid.times, self.link.grid.frequencies)
-        return h if self.recipe.normalize is None else h.mul_(self.link.amplitude[profile])
+        model = self.link.models[profile]
+        draw: Any = model.sample(count, generator=generator, **arguments).to(self.device)
+        h = model.response(draw, self.link.grid.times, self.link.grid.frequencies)
+        found = {name: draw.columns[name] for name in self.link.source.draw_columns}
+        return h if self.recipe.normalize is None else h.mul_(self.link.amplitude[profile]), found
 
-    def _frozen_channels(self, key: BlockKey, drawn: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _frozen_channels(self, key: BlockKey, drawn: Mapping[str, torch.Tensor]) -> _Channels:
         """One fading realisation per (profile, conditions), the same in every split, cell and block."""
         names = sorted(self.link.source.arguments(drawn))
         rows = torch.stack([drawn[name] for name in names], dim=1) if names else torch.zeros(self.block_size, 0)
@@ -214,9 +244,11 @@ class OFDMSampler(BlockSampler):
                 tag = (self.recipe.name, self.recipe.recipe_version, "frozen", place[0], place[1].hex())
                 generator = make_generator(key.seed, *tag)
                 picked = {name: value[i : i + 1] for name, value in drawn.items()}
-                self._frozen[place] = self._synthesise(place[0], 1, generator, picked)[0]
+                h, found = self._synthesise(place[0], 1, generator, picked)
+                self._frozen[place] = h[0], {name: value[0] for name, value in found.items()}
             channels.append(self._frozen[place])
-        return torch.stack(channels)
+        columns = {name: torch.stack([found[name] for _, found in channels]) for name in self.link.source.draw_columns}
+        return torch.stack([h for h, _ in channels]), columns
 
     def interference(self) -> tuple[Interference, ...]:
         """What the frequency-domain model leaves out, at the worst conditions of every split."""

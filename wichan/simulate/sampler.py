@@ -94,6 +94,14 @@ class BlockSampler(ABC):
             column name -> tensor (block_size, \\*shape) in the order of ``columns``; words as codes.
         """
 
+    def ready(self) -> None:
+        """Raise what would keep the sampler from computing (a package that is missing); asked before a run starts."""
+        return
+
+    def versions(self) -> dict[str, str]:
+        """Versions of further packages that fix the bits of the samples."""
+        return {}
+
     def interference(self) -> tuple[Interference, ...]:
         """What a frequency-domain model leaves out, one entry a split; empty where that makes no sense."""
         return ()

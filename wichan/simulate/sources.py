@@ -30,6 +30,11 @@ SOURCES = Registry(
         "cdl": "wichan.simulate.channel_sources:CDLSource",
         "rayleigh": "wichan.simulate.channel_sources:RayleighSource",
         "rician": "wichan.simulate.channel_sources:RicianSource",
+        "sionna:TDL": "wichan.integrations.sionna.source:SionnaTDLSource",
+        "sionna:CDL": "wichan.integrations.sionna.source:SionnaCDLSource",
+        "sionna:UMi": "wichan.integrations.sionna.source:UMiSource",
+        "sionna:UMa": "wichan.integrations.sionna.source:UMaSource",
+        "sionna:RMa": "wichan.integrations.sionna.source:RMaSource",
     },
 )
 
@@ -58,6 +63,8 @@ class ChannelSource(ABC):
     parameters_schema: ClassVar[type[Model]]
     conditions: ClassVar[Mapping[str, Condition]] = {}
     has_profile: ClassVar[bool] = True
+    #: Columns that come out of a draw (a distance, a line of sight): keys of the draw's ``columns``.
+    draw_columns: ClassVar[Mapping[str, Condition]] = {}
 
     def __init__(self, parameters: Any, profiles: Sequence[str], conditions: Mapping[str, Law]) -> None:
         self.parameters = parameters
@@ -79,6 +86,14 @@ class ChannelSource(ABC):
 
     def derive(self, drawn: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Compute the derived columns of samples with the conditions ``drawn``, each (n,)."""
+        return {}
+
+    def ready(self) -> None:
+        """Raise what would keep the source from drawing (a package that is missing); asked before a run starts."""
+        return
+
+    def versions(self) -> dict[str, str]:
+        """Versions of further packages that fix the bits of the draws."""
         return {}
 
     def arguments(self, columns: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
