@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+# The names of `wichan.evaluation.PLOTS`, which --help shall not have to load; a test compares them.
+KINDS = ("heatmap", "pdp", "doppler", "delay-doppler", "angle-delay", "correlation", "cdf", "constellation")
+_ONE_SAMPLE = ("heatmap", "delay-doppler", "constellation")
 _PROFILE_SAMPLES = 512
 _PROFILE_BYTES = 64 << 20
 
@@ -16,21 +19,28 @@ def plot(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG to write; default: NAME_sample_I.png here.")] = None,
     sample: Annotated[int, typer.Option("--sample", help="Which sample to show.")] = 0,
     column: Annotated[str | None, typer.Option("--column", help="Which channel to show; default: the first.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help=f"What to draw: {', '.join(KINDS)}; default: heatmap and pdp in one.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Draw a channel of a data set.
+    """Draw the channels of a data set.
 
-    One sample over time and frequency, and the mean power delay profile beside theory.
+    Without --kind: one sample over time and frequency, and the mean power delay profile beside theory.
     """
+    if kind is not None:
+        _draw_kind(path, kind, out, sample, column, json)
+        return
     import wichan.store as store
     from wichan.cli.console import emit_json, say
     from wichan.errors import check_int
     from wichan.evaluation.figure import png_path
+    from wichan.evaluation.plots.dataset import channel_column
 
     target = png_path(out) if out is not None else Path(f"{path.resolve().name}_sample_{sample}.png")
     data = store.open(path)
     check_int("--sample", sample, minimum=0, maximum=len(data) - 1)
-    name = _channel_column(data, column)
+    name = channel_column(data, column)
     # Of the large columns only the one that is drawn is read.
     small = [n for n, c in data.columns.items() if not c.shape]
     data = store.open(path, columns=[name, *small], allow_incomplete=True)  # what is unfinished has been said
@@ -44,37 +54,34 @@ def plot(
         say(str(target))
 
 
-def _channel_column(data: Any, wanted: str | None) -> str:
-    """The column to draw: complex, with time and frequency as its last axes."""
-    from wichan.errors import InvalidValueError, unknown_name
+def _draw_kind(path: Path, kind: str, out: Path | None, sample: int, column: str | None, as_json: bool) -> None:
+    from wichan.cli.console import emit_json, say
+    from wichan.errors import check_choice
+    from wichan.evaluation import PLOTS, plot_dataset
+    from wichan.evaluation.figure import png_path
 
-    fit = [n for n, c in data.columns.items() if c.dtype.startswith("complex") and len(c.shape) >= 2 and min(c.shape[-2:]) > 0]
-    if wanted is not None and wanted not in fit:
-        raise unknown_name("--column", wanted, fit)
-    if not fit:
-        raise InvalidValueError("the data set has no complex column with a time and a frequency axis to draw")
-    return wanted or fit[0]
+    check_choice("--kind", kind, PLOTS)
+    # The sample is in the name only where it is in the picture.
+    number = f"_sample_{sample}" if kind in _ONE_SAMPLE else ""
+    target = png_path(out if out is not None else f"{path.resolve().name}_{kind}{number}.png")
+    picture = plot_dataset(path, kind, sample=sample, column=column, max_samples=_PROFILE_SAMPLES, max_bytes=_PROFILE_BYTES)
+    picture.save(target)
+    if as_json:
+        emit_json({"path": str(target), "kind": kind, "column": column, "sample": sample, **picture.numbers})
+    else:
+        say(str(target))
 
 
 def _draw(data: Any, name: str, sample: int, target: Path) -> None:
     from wichan.evaluation import channel_figure
+    from wichan.evaluation.plots.dataset import neighbours
 
-    rows = _window(data, sample, data.columns[name].nbytes)
+    rows = neighbours(data, sample, data.columns[name].nbytes, _PROFILE_SAMPLES, _PROFILE_BYTES)
     batch = data.batch(rows)
     split, cell, _ = data.cell_of(sample)
     title = f"{data.manifest.header.recipe_name}, {split}/{cell}: {name}"
     known = _known(data, name, batch, (split, cell))
     channel_figure(batch[name], target, sample=rows.index(sample), label=f"sample {sample}", title=title, **known)
-
-
-def _window(data: Any, sample: int, nbytes: int) -> list[int]:
-    """The sample and its neighbours of the same cell, for the mean profile: up to 512, or 64 MiB."""
-    count = max(1, min(_PROFILE_SAMPLES, _PROFILE_BYTES // nbytes))
-    place = data.cell_of(sample)[:2]
-    near = range(max(0, sample - count + 1), min(len(data), sample + count))
-    same = [i for i in near if data.cell_of(i)[:2] == place]
-    first = max(0, min(same.index(sample) - count // 2, len(same) - count))
-    return same[first : first + count]
 
 
 def _known(data: Any, name: str, batch: dict[str, Any], place: tuple[str, str]) -> dict[str, Any]:

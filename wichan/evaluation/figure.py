@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wichan.analysis.profile import power_delay_profile, profile_of_covariance
 from wichan.errors import InvalidValueError, MissingDependencyError, check_int, check_shape, check_tensor
 from wichan.evaluation.result import Evaluation, axis_label, shown_point
 from wichan.evaluation.statistics import Interval
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 #: Okabe and Ito's palette: distinct for all common kinds of colour blindness, and in print.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
 MARKERS = "osD^vPX*<"
-_CHUNK_BYTES = 32 << 20
 _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -43,8 +43,10 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def _figure(width: float, height: float, columns: int, **kwargs: Any) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with ``columns`` axes in the house style, on its own Agg canvas: no display and no pyplot state."""
+def figure_canvas(
+    width: float, height: float, columns: int, rows: int = 1, **kwargs: Any
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with ``rows`` x ``columns`` axes in the house style, on its own Agg canvas: no display and no pyplot state."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -54,10 +56,11 @@ def _figure(width: float, height: float, columns: int, **kwargs: Any) -> Iterato
     with matplotlib.rc_context(_STYLE):
         figure = NewFigure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
+        yield figure, list(figure.subplots(rows, columns, squeeze=False, **kwargs).flat)
 
 
-def _png(figure: Figure) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as a PNG of 256 colours."""
     buffer, small_buffer = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png")
     from PIL import Image  # comes with matplotlib
@@ -67,6 +70,9 @@ def _png(figure: Figure) -> bytes:
         small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
     small.save(small_buffer, format="PNG", optimize=True)
     return small_buffer.getvalue()
+
+
+_figure, _png = figure_canvas, png_bytes  # shorter names that experiments use
 
 
 def png_path(path: str | Path) -> Path:
@@ -79,7 +85,7 @@ def png_path(path: str | Path) -> Path:
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_png(figure))
+    path.write_bytes(png_bytes(figure))
     return path
 
 
@@ -97,12 +103,12 @@ def curve_png(evaluation: Evaluation) -> bytes:
     Estimators that are told the conditions are dashed.
     """
     scored = evaluation.statistics.gap_db is not None and len(evaluation.estimators) > 1
-    with _figure(8.6 if scored else 5.6, 3.9, 2 if scored else 1) as (figure, axes):
-        _curves(axes[0], evaluation, evaluation.nmse_db)
+    with figure_canvas(8.6 if scored else 5.6, 3.9, 2 if scored else 1) as (figure, axes):
+        draw_curves(axes[0], evaluation, evaluation.nmse_db)
         axes[0].set_ylabel("NMSE [dB]")
         if scored:
             assert evaluation.statistics.gap_db is not None
-            _curves(axes[1], evaluation, evaluation.statistics.gap_db)
+            draw_curves(axes[1], evaluation, evaluation.statistics.gap_db)
             axes[1].set_ylabel(f"gap to {evaluation.reference} [dB]")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5 if scored else 3))
@@ -110,10 +116,11 @@ def curve_png(evaluation: Evaluation) -> bytes:
         few, many = min(evaluation.num_channels), max(evaluation.num_channels)
         count = f"{few}" if few == many else f"{few}–{many}"
         figure.suptitle(f"{source}: {count} channels a point, bands are 95 % intervals".lstrip(": "), fontsize=9.5)
-        return _png(figure)
+        return png_bytes(figure)
 
 
-def _curves(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
+def draw_curves(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
+    """Draw a statistic of every estimator over the points, with its band; further columns of ``level`` are left out."""
     points = [shown_point(evaluation.sweep, point) for point in evaluation.points]
     named = any(isinstance(point, str) for point in points)
     x = list(range(len(points))) if named else [float(point) for point in points]
@@ -128,45 +135,6 @@ def _curves(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
     if named:
         axes.set_xticks(x, [str(point) for point in points])
     axes.set_xlabel(axis_label(evaluation.sweep))
-
-
-def power_delay_profile(h: torch.Tensor, *, oversampling: int = 4) -> torch.Tensor:
-    r"""Mean power over delay, seen through a Hann window of the whole band.
-
-    .. math:: P(\tau_d) = E\,\Big|\sum_k w_k h_k e^{j 2\pi k d / (oK)}\Big|^2, \qquad \sum_k w_k = 1
-
-    A path shows as a peak of its own power, 4/bandwidth wide; the window keeps weak late paths above the sidelobes of
-    strong early ones.
-
-    Args:
-        h: complex, (\*, num_subcarriers).
-        oversampling: o, points in each delay bin 1/bandwidth.
-
-    Returns:
-        float64, (o num_subcarriers,) at delays d / (o bandwidth), averaged over all leading axes.
-    """
-    window = _window(h.shape[-1])
-    size = oversampling * h.shape[-1]
-    rows = h.reshape(-1, h.shape[-1])
-    total = torch.zeros(size, dtype=torch.float64, device=h.device)
-    for part in rows.split(max(_CHUNK_BYTES // (16 * size), 1)):  # a padded complex128 copy of all would be large
-        taps = torch.fft.ifft(part.to(torch.complex128) * window, n=size, dim=-1, norm="forward")
-        total += torch.view_as_real(taps).square().sum(dim=(0, -1))
-    return total / rows.shape[0]
-
-
-def profile_of_covariance(covariance: torch.Tensor, *, oversampling: int = 4) -> torch.Tensor:
-    """What `power_delay_profile` converges to, from E[h h^H] over subcarriers, (num_subcarriers, num_subcarriers)."""
-    window = _window(covariance.shape[-1])
-    size = oversampling * covariance.shape[-1]
-    seen = window[:, None] * covariance.to(torch.complex128) * window
-    half = torch.fft.ifft(seen, n=size, dim=-2, norm="forward")
-    return torch.fft.fft(half, n=size, dim=-1).diagonal().real
-
-
-def _window(size: int) -> torch.Tensor:
-    window = torch.hann_window(size + 2, periodic=False, dtype=torch.float64)[1:-1]  # without the two zeros
-    return window / window.sum()
 
 
 def channel_figure(
@@ -209,7 +177,7 @@ def channel_figure(
     for axis, points in ((-2, times), (-1, frequencies)):
         if points is not None:
             check_shape("times" if axis == -2 else "frequencies", points, (h.shape[axis],))
-    with _figure(8.6, 3.6, 2) as (figure, axes):
+    with figure_canvas(8.6, 3.6, 2) as (figure, axes):
         _heat_map(figure, axes[0], h[sample].reshape(-1, *h.shape[-2:])[0], times, frequencies)
         axes[0].set_title(f"sample {sample}" if label is None else label)
         if times is None:
@@ -220,7 +188,7 @@ def channel_figure(
         return _save(figure, path)
 
 
-def _edges(points: torch.Tensor | None, count: int, unit: float) -> tuple[float, float]:
+def edges_of(points: torch.Tensor | None, count: int, unit: float) -> tuple[float, float]:
     """Outer edges of ``count`` cells around evenly spaced points, in ``unit``; without points the cells are counted."""
     if points is None:
         return -0.5, count - 0.5
@@ -238,7 +206,7 @@ def _heat_map(
         level.T.numpy(),
         aspect="auto",
         origin="lower",
-        extent=(*_edges(times, h.shape[0], 1e-3), *_edges(frequencies, h.shape[1], 1e6)),
+        extent=(*edges_of(times, h.shape[0], 1e-3), *edges_of(frequencies, h.shape[1], 1e6)),
         interpolation="nearest",
         cmap="viridis",
         vmin=max(float(level.min()), top - 40),
@@ -255,7 +223,7 @@ def _profile(
 ) -> None:
     oversampling = 8
     level = _level(power_delay_profile(h, oversampling=oversampling))
-    low, high = _edges(frequencies, h.shape[-1], 1e6)
+    low, high = edges_of(frequencies, h.shape[-1], 1e6)
     bandwidth = 1.0 if frequencies is None else high - low
     delays = torch.arange(level.numel(), dtype=torch.float64) / (oversampling * bandwidth)
     # Up to the last delay of half the window that stands above -50 dB: what comes later is window, not channel.
