@@ -246,4 +246,5 @@ def calibration(h_hat: torch.Tensor, err_var: torch.Tensor, h: torch.Tensor, num
         rows.append(torch.stack([claimed.mean(), ratio.mean(), *inside, made.mean()]))
     table = torch.stack(rows)
     counts = torch.tensor([part.numel() for part in normalized.tensor_split(num_bins)], device=h.device)
-    return Calibration(*table[:, :4].unbind(1), counts, table[:, 4])
+    claimed, ratio, half, most, made = table.unbind(1)
+    return Calibration(claimed, ratio, half, most, counts, made)

@@ -122,7 +122,7 @@ class CDL(ChannelModel):
 
     @property
     def k_factor(self) -> float:
-        """Rician K of the first cluster (linear), before antenna patterns; `wichan.analysis.k_factor` is that of the channel."""
+        """Rician K of the first cluster (linear), without antenna patterns; `wichan.analysis.k_factor` has them in."""
         return self.profile.k_factor
 
     def mean_power(self) -> float:

@@ -23,8 +23,9 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray": ("simulation on a cluster", ("ray",)),
     "semantic": ("image and video transmission", ("diffusers", "av")),
     "notebooks": ("running the tutorials", ("ipykernel", "jupytext", "nbclient")),
-    "docs": ("building the documentation", ("sphinx", "myst-parser", "furo")),
-    "test": ("running the tests", ("pytest", "hypothesis", "ruff", "mypy", "import-linter")),
+    "docs": ("building the documentation", ("sphinx", "myst-nb", "pydata-sphinx-theme")),
+    "test-core": ("running the tests without Sionna, notebooks and linters", ("pytest", "pytest-xdist", "hypothesis")),
+    "test": ("running every check", ("ruff", "mypy", "import-linter")),
 }
 #: Other distributions that bring the same package.
 _ALSO = {"lightning": ("pytorch-lightning",), "sionna-no-rt": ("sionna",)}
@@ -73,12 +74,12 @@ def _recipes() -> dict[str, Any]:
 
 
 def _problems(packages: dict[str, str | None]) -> list[str]:
+    from wichan.integrations.sionna.require import sionna_problem, sionna_versions
+
     missing = [name for name, version in packages.items() if version is None]
     problems = [f"{', '.join(missing)} missing; install wichan again with its dependencies"] if missing else []
-    both = [name for name in ("sionna", "sionna-no-rt") if _installed(name)]
-    if len(both) > 1:
-        problems.append("sionna and sionna-no-rt are both installed and overwrite each other; uninstall both, then install one")
-    return problems
+    problem = sionna_problem(sionna_versions())
+    return [*problems, problem] if problem else problems
 
 
 def _installed(distribution: str) -> bool:

@@ -23,7 +23,7 @@ from wichan.store.records import Column
 
 ABOUT_BYTES = 1024
 MAX_SHARD_BYTES = 128 << 20
-LIBVER = ("v110", "v110")  # metadata with checksums, and the same bytes from later HDF5 versions
+LIBVER = (h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)  # metadata with checksums, and the same bytes from later HDF5 versions
 _CHUNK_BYTES = 1 << 20
 _GROUP_BYTES = 4 << 20
 
@@ -130,11 +130,25 @@ def layout(columns: tuple[Column, ...], count: int) -> Layout:
     return _layout(columns, count)
 
 
+def new_file(target: Any) -> h5py.File:
+    """Return a fresh HDF5 file over the file-like ``target``.
+
+    No object in it carries the time of day: ``h5py.File`` of versions before 3.15 stamps the root group with it.
+    """
+    create = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    create.set_obj_track_times(False)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(*LIBVER)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, target)
+    return h5py.File(h5py.h5f.create(b"wichan", h5py.h5f.ACC_TRUNC, fcpl=create, fapl=access))
+
+
 @functools.lru_cache(maxsize=16)
 def _layout(columns: tuple[Column, ...], count: int) -> Layout:
     rows = group_rows(columns)
     recorder = _Recorder()
-    with h5py.File(recorder, "w", libver=LIBVER, rdcc_nbytes=0) as file:
+    with new_file(recorder) as file:
         about = file.create_dataset("about", data=np.zeros((), f"S{ABOUT_BYTES}"), track_times=False).id.get_offset()
         ids = {column.name: _create(file, column, chunk_rows(column, rows, count), count) for column in columns}
         _allocate(columns, ids, rows, count)

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from wichan.store.layout import LIBVER, describe, storage_type
+from wichan.store.layout import describe, new_file, storage_type
 from wichan.store.manifest import Manifest
 from wichan.store.records import Column, Shard
 
@@ -29,7 +29,7 @@ def build_virtual(manifest: Manifest) -> tuple[bytes, dict[str, Any]]:
         manifest: the manifest of a finished run.
     """
     memory = io.BytesIO()
-    with h5py.File(memory, "w", libver=LIBVER) as file:
+    with new_file(memory) as file:
         file.attrs["about"] = np.bytes_(_ABOUT)
         for column in manifest.header.columns:
             describe(h5py.Dataset(_view(file, column, manifest)), column)
