@@ -99,7 +99,8 @@ class Tally:
         independent = float(blocks)
         if self.num_streams > 1 and 0 < rate < 1:
             variance = float((counts * (values / self.num_streams - rate) ** 2).sum()) / self.frames
-            independent = rate * (1 - rate) / (variance / self.frames)
+            if variance > 0:  # few frames may all look the same
+                independent = rate * (1 - rate) / (variance / self.frames)
         return wilson(rate, independent)
 
     def ber(self, name: str) -> Rate:

@@ -51,6 +51,8 @@ def simulate(plan: Plan, *, dry: bool = False) -> dict[str, Any]:
         for name, points in plan.points.items():
             link: Link | None = None
             for snr in points:
+                if time.monotonic() >= deadline:
+                    break
                 stop = _stopper(plan, share, deadline)
                 tally = _tally(state, plan, name, snr)
                 if tally is not None and stop(tally):

@@ -12,8 +12,12 @@ from wichan.grid import OFDMGrid
 from wichan.metrics import error_and_energy
 from wichan.observations import OFDMPilots
 
+try:
+    from sionna.phy import ofdm
+except ModuleNotFoundError:  # then these tests are deselected, and counted
+    ofdm = None
+
 pytestmark = pytest.mark.sionna
-ofdm = pytest.importorskip("sionna.phy.ofdm")
 
 SPREAD, CARRIER, SPEED = 300e-9, 3e9, 30.0
 GRID = OFDMGrid(14, 48, 30e3)

@@ -104,11 +104,11 @@ def test_result_may_be_written_into() -> None:
     torch.testing.assert_close(lmmse(y, 0.1).err_var, kept)
 
 
-def test_no_frames() -> None:
-    lmmse = LMMSE(OBS, TDL_A.covariance(GRID))
-    y = torch.zeros(0, 1, *GRID.shape, dtype=torch.complex64)
+def test_no_frames(kind: tuple[LMMSE, OFDMPilots, ChannelModel]) -> None:
+    lmmse, obs, model = kind
+    y = torch.zeros(0, model.num_rx_ant, *GRID.shape, dtype=torch.complex64)
     for no in (0.1, torch.zeros(0)):
-        assert all(part.shape == (0, 1, 1, *GRID.shape) for part in lmmse(y, no))
+        assert all(part.shape == (0, model.num_rx_ant, obs.num_tx_ant, *GRID.shape) for part in lmmse(y, no))
 
 
 def test_noise_may_be_a_tensor_without_axes_or_an_integer() -> None:

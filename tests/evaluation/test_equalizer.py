@@ -121,6 +121,22 @@ def test_large_err_var_moves_weight_to_the_other_antenna(generator: torch.Genera
     )
 
 
+@pytest.mark.parametrize("tx", [1, 2])
+def test_lazy_conjugates_are_numbers_like_any_other(tx: int, generator: torch.Generator) -> None:
+    h = channels(2, tx, generator)
+    y = complex_normal((5, 2, 3, 4), generator=generator, dtype=torch.complex128)
+    lazy, plain = h.conj(), h.conj().resolve_conj()
+    assert lazy.is_conj()
+    assert torch.equal(lmmse_equalize(y, lazy, no=0.1).x_hat, lmmse_equalize(y, plain, no=0.1).x_hat)
+    assert torch.equal(post_equalization_sinr(lazy, lazy, no=0.1), post_equalization_sinr(plain, plain, no=0.1))
+
+
+def test_empty_batch(generator: torch.Generator) -> None:
+    h = channels(2, 2, generator)[:0]
+    x_hat, no_eff = lmmse_equalize(h[:, :, 0], h, no=0.1)
+    assert x_hat.shape == no_eff.shape == (0, 2, 3, 4)
+
+
 H = torch.ones(2, 2, 1, 3, 4, dtype=torch.complex64)
 Y = torch.ones(2, 2, 3, 4, dtype=torch.complex64)
 

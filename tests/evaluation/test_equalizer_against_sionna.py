@@ -9,10 +9,12 @@ import torch
 from wichan.evaluation import QAM, lmmse_equalize, post_equalization_sinr
 from wichan.random import complex_normal
 
+try:
+    from sionna.phy import mapping, mimo, ofdm
+except ModuleNotFoundError:  # then these tests are deselected, and counted
+    mapping = mimo = ofdm = None
+
 pytestmark = pytest.mark.sionna
-ofdm = pytest.importorskip("sionna.phy.ofdm")
-mapping = pytest.importorskip("sionna.phy.mapping")
-mimo = pytest.importorskip("sionna.phy.mimo")
 
 SYMBOLS, SUBCARRIERS, FRAMES = 4, 12, 3
 

@@ -270,6 +270,7 @@ def test_bad_input(options: dict[str, Any], kind: type[Exception], text: str) ->
     [
         (lambda y, no: y, ShapeError, "returned h_hat of shape"),
         (lambda y, no: "h", ShapeError, "of type str"),
+        (lambda y, no: (y[:, :, None], no, no), ShapeError, "returned a tuple of 3"),
         (lambda y, no: y[:, :, None] * float("nan"), InvalidValueError, "NaN or infinity at snr_db=5"),
         (Built(lambda y, no, speed: y[:, :, None], told=("speed",)), InvalidValueError, "wants to be told speed"),
     ],
@@ -278,3 +279,14 @@ def test_bad_estimator_is_named(estimator: Any, kind: type[Exception], text: str
     with pytest.raises(kind, match=text) as caught:
         evaluate(small(), {"mine": estimator}, points=[5.0], num_channels=4, reference=None)
     assert "'mine'" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16])
+def test_error_variance_of_any_real_type_counts(dtype: torch.dtype) -> None:
+    def claims(dtype: torch.dtype) -> Any:
+        return lambda y, no: (y[:, :, None], torch.ones(1, dtype=dtype))
+
+    both = {"odd": claims(dtype), "plain": claims(torch.float32)}
+    result = evaluate(small(), both, points=[5.0], num_channels=4, reference=None)
+    assert result.calibration[0, 0] == result.calibration[0, 1]
+    assert torch.equal(result.reliability.mean_err_var[0, 0], result.reliability.mean_err_var[0, 1])

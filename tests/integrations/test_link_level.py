@@ -69,6 +69,13 @@ def test_blocks_that_fail_together_count_once():
     assert tally.bler("other") == pytest.approx((0.3, interval.low, interval.high))
 
 
+def test_few_frames_that_all_look_the_same_have_an_interval():
+    tally = tally_of([[4, 0]] * 5, [[0, 0]] * 5, streams=2)  # one of two blocks wrong in every frame: no variance at all
+    rate = tally.bler("other")
+    assert rate.value == 0.5
+    assert rate.low < 0.5 < rate.high
+
+
 def test_counts_survive_json():
     tally = tally_of([[4, 0]] * 3 + [[0, 0]] * 7, [[0, 1]] * 10, streams=2)
     back = counts.Tally.from_json(json.loads(json.dumps(tally.as_json())), tally.receivers, 2, 100)
@@ -146,6 +153,10 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
     assert running.simulate(plan(tmp_path / "b")) == whole
     assert whole["counts"]["tdl-mimo"]["4"]["chunks"] == 2
     assert json.loads((tmp_path / "b" / "counts.json").read_text()) == whole
+
+
+def test_no_point_is_begun_when_time_is_up(tmp_path):
+    assert running.simulate(plan(tmp_path, max_time=0.0))["counts"] == {}
 
 
 def rows_of(path):

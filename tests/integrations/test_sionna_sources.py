@@ -412,6 +412,16 @@ def test_bad_input_is_one_line() -> None:
         panel_array(ULA(4), CARRIER)
 
 
+@pytest.mark.parametrize("links", [1, 2])
+def test_mean_power_of_a_topology_of_any_size(links: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wichan.integrations.sionna.channels.POWER_LINKS", 2)  # the number of links a call is in question
+    panels = (panel_array(Panel(1, 1), CARRIER) for _ in range(2))
+    umi = tr38901.UMi(CARRIER, "low", *panels, "uplink", enable_pathloss=False, enable_shadow_fading=False, device="cpu")
+    with isolated_rng(0):
+        umi.set_topology(*Drop("UMi").draw(links, torch.ones(links)))
+    assert 0 < SionnaChannel(umi).mean_power() < 100
+
+
 # -- calibration --
 
 

@@ -187,6 +187,14 @@ def test_offsets_of_each_sample(generator: torch.Generator) -> None:
             torch.testing.assert_close(channels[i], obs.channel(source[i], **options), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("lead", [(0,), (2, 0)])
+def test_no_links(lead: tuple[int, ...], generator: torch.Generator) -> None:
+    obs = observation()
+    rays = some_rays(generator, batch=lead)
+    assert obs.observe(rays, 0.1, generator=generator).shape == (*lead, 2, *GRID.shape)
+    assert obs.channel(rays).shape == (*lead, 2, 2, *GRID.shape)
+
+
 def test_array_responses_and_shared_delays(generator: torch.Generator) -> None:
     model = CDL("C", delay_spread=100e-9, carrier_frequency=3e9, speed=0.0, tx_array=ULA(2), rx_array=ULA(3, polarization="VH"))
     rays = model.sample(3, generator=generator).double()

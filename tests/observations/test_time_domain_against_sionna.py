@@ -10,9 +10,12 @@ from wichan.grid import OFDMGrid
 from wichan.observations import OFDMPilots, TimeDomainPilots, kronecker_pattern
 from wichan.random import complex_normal, uniform
 
+try:
+    from sionna.phy import channel, ofdm
+except ModuleNotFoundError:  # then these tests are deselected, and counted
+    channel = ofdm = None
+
 pytestmark = pytest.mark.sionna
-channel = pytest.importorskip("sionna.phy.channel")
-ofdm = pytest.importorskip("sionna.phy.ofdm")
 
 SPACING = 15e3
 WIDE = OFDMGrid(2, 64, SPACING, symbol_duration=72 / 64 / SPACING)  # the prefix is 8 samples of 64

@@ -145,6 +145,9 @@ class LMMSE(Estimator):
         batch = self._check(y)
         self._check_pilots()
         variance = self._variance(no, batch, y.device)
+        if self.filter is not None and not math.prod(batch):
+            nothing = y.new_zeros(*batch, *self.shape)
+            return Estimate(nothing, nothing.real.clone())
         pilots = self._extract(y.reshape(-1, *y.shape[-3:]))
         if self.filter is None:
             h_hat, err_var = self._by_condition(pilots, variance, batch)

@@ -136,7 +136,7 @@ def lmmse_equalize(y: torch.Tensor, h_hat: torch.Tensor, err_var: torch.Tensor |
         raise ShapeError(f"y has shape {tuple(y.shape)}; with h_hat of shape {tuple(h_hat.shape)} it must be {expected}")
     flat, variance = _flattened(h_hat), _variance(h_hat, err_var, no)[0]
     weights, no_eff = unbiased_weights(flat, variance)
-    x_hat = combine(weights, y.to(h_hat.dtype).reshape(flat.shape[0], flat.shape[1], -1))
+    x_hat = combine(weights, y.to(h_hat.dtype).reshape(flat.shape[0], flat.shape[1], flat.shape[3]))
     shape = (*h_hat.shape[:-4], *h_hat.shape[-3:])
     return Equalized(x_hat.reshape(shape), no_eff.reshape(shape))
 
@@ -187,8 +187,8 @@ def post_equalization_sinr(
 
 
 def _flattened(h: torch.Tensor) -> torch.Tensor:
-    """(n, num_rx_ant, num_tx_ant, elements)."""
-    return h.reshape(-1, *h.shape[-4:-2], h.shape[-2] * h.shape[-1])
+    """(n, num_rx_ant, num_tx_ant, elements), without lazy conjugation, which has no view as real numbers."""
+    return h.resolve_conj().reshape(-1, *h.shape[-4:-2], h.shape[-2] * h.shape[-1])
 
 
 def _variance(h_hat: torch.Tensor, err_var: torch.Tensor | None, no: Any) -> tuple[torch.Tensor, torch.Tensor]:

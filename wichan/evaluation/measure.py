@@ -102,6 +102,8 @@ def _run(name: str, built: Built, sample: Sample, feed: Feed) -> Outcome:
     # Copies: an estimator that works in place must not change what the next one sees.
     told = {key: _copy(sample.conditions[key]) for key in built.told}
     result = built.estimator(sample.y.clone(), _copy(sample.no), **told)
+    if isinstance(result, tuple) and len(result) != 2:
+        raise ShapeError(f"estimator {name!r} returned a tuple of {len(result)}; it must be h_hat or (h_hat, err_var)")
     h_hat, err_var = result if isinstance(result, tuple) else (result, None)
     if not isinstance(h_hat, torch.Tensor) or h_hat.shape != sample.h.shape:
         got = f"shape {tuple(h_hat.shape)}" if isinstance(h_hat, torch.Tensor) else f"type {type(h_hat).__name__}"
@@ -126,7 +128,8 @@ def _claimed(name: str, err_var: Any, h_hat: torch.Tensor) -> torch.Tensor:
             f"estimator {name!r} returned err_var of type {type(err_var).__name__}; it must be a real torch.Tensor"
         )
     try:
-        full = err_var.expand(h_hat.shape)
+        # Integers and half precision as numbers like any other: what follows computes with single or double precision.
+        full = err_var.to(torch.promote_types(err_var.dtype, torch.float32)).expand(h_hat.shape)
     except RuntimeError:
         have, want = tuple(err_var.shape), tuple(h_hat.shape)
         raise ShapeError(f"estimator {name!r} returned err_var of shape {have}; h_hat has {want}") from None

@@ -90,6 +90,8 @@ class Waveform:
         """
         flat = _one_batch_axis(rays)
         count = flat.batch_shape[0]
+        if not count:
+            return flat.gain.new_zeros(*rays.batch_shape, flat.num_rx_ant, *self.grid.shape)
         sent = sent.expand(*rays.batch_shape, *sent.shape[-3:]).reshape(count, *sent.shape[-3:])
         rows = []
         for frames in _slices(count, self._frames_at_once(flat)):
@@ -110,6 +112,8 @@ class Waveform:
         """
         flat = _one_batch_axis(rays)
         pairs = (flat.num_rx_ant, flat.num_tx_ant)
+        if not flat.batch_shape[0]:
+            return flat.gain.new_zeros(*rays.batch_shape, *pairs, *self.grid.shape)
         rows = []
         for frames in _slices(flat.batch_shape[0], self._frames_at_once(flat)):
             some = _select(flat, frames)

@@ -205,7 +205,6 @@ class SionnaChannel(SionnaModel):
                 f"model gives paths of shape {tuple(a.shape)}; one transmitter and one receiver are supported"
             )
         self.num_rx_ant, self.num_tx_ant = a.shape[2], a.shape[4]
-        self._own_batch = a.shape[0] if a.shape[0] > 1 else None
 
     def _call(self, batch_size: int, steps: int, rate: float, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         with isolated_rng(seed), torch.no_grad():
@@ -234,4 +233,4 @@ class SionnaChannel(SionnaModel):
 
     def power_batch(self) -> int:
         """A topology's own batch size, where there is one."""
-        return self._own_batch or super().power_batch()
+        return int(self._call(super().power_batch(), 1, 1.0, seed=0)[0].shape[0])
