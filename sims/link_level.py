@@ -2,8 +2,8 @@
 
 The link is Sionna's: LDPC code of rate 1/2, 16-QAM, one codeword a stream and frame of 14 symbols x 48 subcarriers at 30 kHz,
 sparse pilots in two symbols, LMMSE equaliser, belief propagation. Channels are TDL-C and CDL-C with 300 ns at 120 km/h, to four
-antennas from one (simo) or from two with a stream each (mimo). Receivers: perfect channel knowledge; Sionna's LS with linear
-interpolation; Sionna's LMMSE in its best order of passes; wichan's LMMSE. Both LMMSEs are told the same true covariance, of
+antennas from one (simo) or from two with a stream each (mimo). Receivers: perfect channel knowledge; Sionna's LS with its
+best interpolation; Sionna's LMMSE in its best order of passes; wichan's LMMSE. Both LMMSEs are told the same true covariance, of
 which Sionna's can use the factors along time, frequency and space. Bits, channels and noise are common to all receivers.
 
 A point runs until every receiver has ``--min-errors`` wrong blocks or ``--max-frames`` is reached (then it is marked ``*``).
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--min-errors", type=positive, default=200, help="wrong blocks of every receiver at a point (default 200)"
     )
-    made.add_argument("--min-frames", type=positive, default=1024, help="frames of a point in any case (default 1024)")
+    made.add_argument("--min-frames", type=positive, default=512, help="frames of a point in any case (default 512)")
     made.add_argument("--max-frames", type=positive, default=16384, help="frames of a point at most (default 16384)")
     made.add_argument(
         "--max-time", type=duration, metavar="TIME", help="stop after this time (90s, 30m, 2h); run again to go on"

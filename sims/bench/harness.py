@@ -126,10 +126,11 @@ def print_table(rows: Sequence[Row]) -> None:
         )
 
 
-def save(rows: Sequence[Row], path: Path) -> None:
-    """Write the rows and the machine as JSON."""
+def save(rows: Sequence[Row], path: Path, **facts: Any) -> None:
+    """Write the rows, the machine and ``facts`` (the command, ...) as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = {
+        **facts,
         "machine": machine(),
         "rows": [asdict(row) | {"ratio": row.ratio, "floor_fraction": row.floor_fraction} for row in rows],
     }

@@ -16,12 +16,14 @@ from wichan.integrations.sionna.baseline import axis_covariances
 
 RECEIVERS = {
     "perfect": "perfect CSI",
-    "ls": "LS, linear (Sionna)",
+    "ls": "LS (Sionna)",
     "sionna-lmmse": "LMMSE (Sionna)",
     "wichan-lmmse": "LMMSE (wichan)",
 }
 Answer = tuple[torch.Tensor, torch.Tensor]
 Estimator = Callable[[Frames], Answer]
+INTERPOLATIONS = ("lin", "lin_time_avg", "nn")
+_CHUNKS = 4  # of frames, to tell interpolations apart
 _IMPULSES = 8  # at once: Sionna builds a filter for each, and large batches spend their time in page faults
 
 
@@ -108,19 +110,34 @@ def best_order(link: Link, snr_db: float) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def make_receivers(link: Link, names: list[str], snr_db: float, order: str | None) -> dict[str, Estimator]:
-    """Estimators for one point, name -> function of frames."""
+def best_interpolation(link: Link, snr_db: float) -> dict[str, float]:
+    """NMSE [dB] of Sionna's LS with every interpolation at one SNR, measured on frames of its own, the best one first."""
+    no, found = torch.tensor(no_of(snr_db)), {}
+    some = [link.frames(snr_db, 1_000_000 + chunk) for chunk in range(_CHUNKS)]
+    energy = sum(float(frames.h.abs().square().sum()) for frames in some)
+    for kind in INTERPOLATIONS:
+        ls = LSChannelEstimator(link.resource_grid, interpolation_type=kind)
+        error = sum(float((ls(frames.y, no)[0] - frames.h).abs().square().sum()) for frames in some)
+        found[kind] = 10 * math.log10(error / energy)
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+#: What is tried for a receiver before a link is run, so that it is compared at its best; and what it has without a search.
+SEARCHES = {"ls": (best_interpolation, "lin"), "sionna-lmmse": (best_order, "f-t")}
+
+
+def make_receivers(link: Link, names: list[str], snr_db: float, chosen: dict[str, str]) -> dict[str, Estimator]:
+    """Estimators for one point, name -> function of frames; ``chosen``: what a search found for a receiver."""
     no = no_of(snr_db)
 
     def build(name: str) -> Estimator:
         if name == "perfect":
             return lambda frames: (frames.h, torch.zeros(1))
         if name == "ls":
-            ls = LSChannelEstimator(link.resource_grid, interpolation_type="lin")
+            ls = LSChannelEstimator(link.resource_grid, interpolation_type=chosen["ls"])
             return lambda frames: ls(frames.y, torch.tensor(no))
         if name == "sionna-lmmse":
-            assert order is not None
-            frozen = FrozenLMMSE(link, order, no)
+            frozen = FrozenLMMSE(link, chosen["sionna-lmmse"], no)
             deviation = frozen.deviation(link.frames(snr_db, 0).y[:2], no)
             if deviation > 1e-4:
                 raise RuntimeError(f"Sionna's LMMSE and its matrix differ by {deviation:.1e} at {snr_db:g} dB in {link.name}")

@@ -66,14 +66,19 @@ def pair_table(link: str, points: dict[float, Tally], other: str) -> str:
 
 
 def verdict(points: Points, other: str) -> str:
-    """In how many points wichan's receiver is at least as good as another, by estimate, and surely worse by interval."""
+    """In how many points wichan's receiver is at least as good as another, by estimate, and where its interval leaves no doubt.
+
+    Every interval is one of 95 % by itself, so of many points a few may miss.
+    """
     pairs = [tally.pair(other, REFERENCE) for link in points.values() for tally in link.values()]
     parts = []
     for field, label in (("bler", "BLER"), ("ber", "BER"), ("nmse", "NMSE")):
         found = [getattr(pair, field) for pair in pairs]
         good = sum(rate.value >= 0 for rate in found)
         sure, against = sum(rate.low > 0 for rate in found), sum(rate.high < 0 for rate in found)
-        parts.append(f"{label} not above in {good} of {len(found)} points, surely below in {sure}, surely above in {against}")
+        parts.append(
+            f"{label} not above in {good} of {len(found)} points (95 % interval all below in {sure}, all above in {against})"
+        )
     return f"{REFERENCE} against {other}: " + "; ".join(parts)
 
 

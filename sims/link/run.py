@@ -6,17 +6,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from link import report
 from link.counts import Tally, read_json, write_json
-from link.receivers import RECEIVERS, Estimator, best_order, make_receivers
+from link.receivers import RECEIVERS, SEARCHES, Estimator, make_receivers
 from link.setting import Frames, Link, Setting
 
 from wichan.errors import InvalidValueError
+from wichan.integrations.sionna.require import sionna_versions
+from wichan.store.records import current_versions
 
 #: Every link gets a share of its block errors before any gets all, so that a run that is cut short shows all of them.
 _SHARES = (0.25, 1.0)
@@ -35,7 +36,7 @@ class Plan:
     min_frames: int
     max_frames: int
     max_time: float | None = None
-    search: bool = True  # for Sionna's best order of passes; otherwise frequency, then time
+    search: bool = True  # for the peers' best settings
 
     @property
     def counts(self) -> Path:
@@ -44,7 +45,7 @@ class Plan:
 
 
 def simulate(plan: Plan, *, dry: bool = False) -> dict[str, Any]:
-    """Run what is missing and return the state: setting, receivers, orders and counts; ``dry``: only read it."""
+    """Run what is missing and return the state: setting, receivers, settings of the peers and counts; ``dry``: only read it."""
     state = _load(plan, dry)
     deadline = math.inf if plan.max_time is None else time.monotonic() + plan.max_time
     for share in () if dry else _SHARES:
@@ -66,18 +67,20 @@ def simulate(plan: Plan, *, dry: bool = False) -> dict[str, Any]:
 
 
 def _load(plan: Plan, dry: bool) -> dict[str, Any]:
-    fresh = {"setting": plan.setting.as_json(), "receivers": plan.receivers, "orders": {}, "counts": {}}
+    fresh = {"setting": plan.setting.as_json(), "receivers": plan.receivers, "versions": _versions()}
+    fresh |= {"searches": {}, "counts": {}}
     state = read_json(plan.counts)
     if dry and not state:
         raise InvalidValueError(f"--plot-only: {plan.counts} is not there; run without it first")
-    for key in ("setting", "receivers"):
-        if state and state[key] != fresh[key]:
-            raise InvalidValueError(f"{plan.counts} holds another {key}: {state[key]}; choose another folder with --out")
+    # Other versions may draw other frames; what was counted can still be looked at.
+    for key in ("setting", "receivers") if dry else ("setting", "receivers", "versions"):
+        if state and state.get(key) != fresh[key]:
+            raise InvalidValueError(f"{plan.counts} holds another {key}: {state.get(key)}; choose another folder with --out")
     return state or fresh
 
 
 def _tally(state: dict[str, Any], plan: Plan, name: str, snr: float) -> Tally | None:
-    kept = state["counts"].get(name, {}).get(f"{snr:g}")
+    kept = state["counts"].get(name, {}).get(repr(snr))
     return None if kept is None else Tally.from_json(kept, plan.receivers, kept["num_streams"], kept["k"])
 
 
@@ -94,15 +97,15 @@ def _stopper(plan: Plan, share: float, deadline: float) -> Callable[[Tally], boo
 def _run_point(
     plan: Plan, state: dict[str, Any], link: Link, snr: float, tally: Tally | None, stop: Callable[[Tally], bool]
 ) -> None:
-    order = _order(plan, state, link)
-    receivers = make_receivers(link, plan.receivers, snr, order)
+    chosen = {name: _chosen(plan, state, link, name) for name in SEARCHES if name in plan.receivers}
+    receivers = make_receivers(link, plan.receivers, snr, chosen)
     tally = tally or Tally(plan.receivers, link.num_streams, link.k)
     counts = state["counts"].setdefault(link.name, {})
     started = said = time.monotonic()
     before = tally.frames
     while not tally.frames or not stop(tally):
         _count(tally, link, receivers, link.frames(snr, tally.chunks))
-        counts[f"{snr:g}"] = tally.as_json() | {"num_streams": link.num_streams, "k": link.k}
+        counts[repr(snr)] = tally.as_json() | {"num_streams": link.num_streams, "k": link.k}
         write_json(plan.counts, state)
         if time.monotonic() - said > _EVERY:
             said = time.monotonic()
@@ -110,19 +113,18 @@ def _run_point(
     _say(link, snr, tally, time.monotonic() - started, before)
 
 
-def _order(plan: Plan, state: dict[str, Any], link: Link) -> str | None:
-    """Sionna's best order of passes on this link, found once in the middle of its SNR range."""
-    if "sionna-lmmse" not in plan.receivers:
-        return None
+def _chosen(plan: Plan, state: dict[str, Any], link: Link, name: str) -> str:
+    """A peer's best setting on this link (interpolation, order of passes), found once in the middle of its SNR range."""
+    search, usual = SEARCHES[name]
     if not plan.search:
-        return "f-t"
-    if link.name not in state["orders"]:
+        return usual
+    found = state["searches"].setdefault(link.name, {})
+    if name not in found:
         middle = link.snr_db[len(link.snr_db) // 2]
-        found = best_order(link, middle)
-        state["orders"][link.name] = {"snr_db": middle, "nmse_db": found}
-        shown = ", ".join(f"{order} {value:.2f}" for order, value in found.items())
-        print(f"{link.name}: NMSE [dB] of Sionna's LMMSE at {middle:g} dB by order of passes: {shown}", flush=True)
-    return next(iter(state["orders"][link.name]["nmse_db"]))
+        found[name] = {"snr_db": middle, "nmse_db": search(link, middle)}
+        shown = ", ".join(f"{kind} {value:.2f}" for kind, value in found[name]["nmse_db"].items())
+        print(f"{link.name}: NMSE [dB] of {RECEIVERS[name]} at {middle:g} dB: {shown}", flush=True)
+    return next(iter(found[name]["nmse_db"]))
 
 
 def _count(tally: Tally, link: Link, receivers: dict[str, Estimator], frames: Frames) -> None:
@@ -158,16 +160,14 @@ def finish(plan: Plan, state: dict[str, Any]) -> None:
             print("\n" + report.pair_table(name, found, other))
     lines = [report.verdict(points, other) for other in others]
     print("\n" + "\n".join(lines))
-    about = {"setting": state["setting"], "orders": state["orders"], "min_errors": plan.min_errors, "verdict": lines}
-    about["versions"] = {name: version(name) for name in ("torch", "numpy")} | {"sionna": _sionna_version()}
+    about = {key: state[key] for key in ("setting", "searches", "versions")}
+    about |= {"min_errors": plan.min_errors, "verdict": lines}
     report.write_summary(points, plan.out / "link_level", about, plan.min_errors)
     report.draw(points, plan.out / "link_level.png", RECEIVERS, _subtitle(plan), plan.min_errors)
 
 
-def _sionna_version() -> str:
-    import sionna
-
-    return str(sionna.__version__)
+def _versions() -> dict[str, str]:
+    return current_versions() | sionna_versions()
 
 
 def _subtitle(plan: Plan) -> str:

@@ -59,12 +59,12 @@ class Frames:
     no: float
 
 
-#: name -> (channel model, streams of the one terminal, SNR [dB] from a block error rate of about 0.7 down to 0.02)
+#: name -> (channel model, streams of the one terminal, SNR [dB] from a block error rate of about 0.7 down to 0.03)
 LINKS: dict[str, tuple[str, int, tuple[float, ...]]] = {
-    "tdl-simo": ("tdl", 1, (-0.5, 0.75, 2.0, 3.25, 4.5)),
-    "tdl-mimo": ("tdl", 2, (0.5, 2.0, 3.5, 5.0, 6.5)),
-    "cdl-simo": ("cdl", 1, (0.0, 1.75, 3.25, 4.75, 6.25)),
-    "cdl-mimo": ("cdl", 2, (1.0, 2.75, 4.25, 5.75, 7.25)),
+    "tdl-simo": ("tdl", 1, (-0.5, 0.75, 2.0, 3.25, 4.25)),
+    "tdl-mimo": ("tdl", 2, (0.5, 2.0, 3.5, 5.0, 6.0)),
+    "cdl-simo": ("cdl", 1, (0.0, 1.5, 3.0, 4.5, 5.75)),
+    "cdl-mimo": ("cdl", 2, (1.0, 2.5, 4.0, 5.5, 6.75)),
 }
 
 
@@ -121,7 +121,7 @@ class Link:
     def frames(self, snr_db: float, chunk: int) -> Frames:
         """Draw a chunk of frames; link, SNR, chunk and seed determine every bit, fade and noise sample of it."""
         size, no = self.setting.frames_per_chunk, no_of(snr_db)
-        seed = derive_seed(self.setting.seed, self.name, f"{snr_db:g}", chunk)
+        seed = derive_seed(self.setting.seed, self.name, repr(snr_db), chunk)
         h = self.source.frequency_response(self.pilots.grid, size, generator=make_generator(seed, "channel"))
         h = (h * self._scale)[:, None, :, None]  # one receiver, one transmitter
         with isolated_rng(seed):  # Sionna draws bits and noise from generators of its own

@@ -132,10 +132,28 @@ def test_sionnas_channels_have_the_same_statistics():
     """128 channels drawn by Sionna: wichan's filter makes the error that it promises, to 4 standard errors."""
     link = setting.Link("cdl-simo", replace(SMALL, frames_per_chunk=128, channel="sionna"))
     frames = link.frames(6.0, 0)
-    estimate = receivers.make_receivers(link, ["wichan-lmmse"], 6.0, None)["wichan-lmmse"]
+    estimate = receivers.make_receivers(link, ["wichan-lmmse"], 6.0, {})["wichan-lmmse"]
     h_hat, err_var = estimate(frames)
     error = (h_hat - frames.h).abs().square().flatten(1).mean(dim=1)
     assert abs(float(error.mean() - err_var.mean())) < 4 * float(error.std()) / math.sqrt(128)
+
+
+def test_least_squares_is_compared_with_its_best_interpolation():
+    """Averaging over time halves the noise on a channel that hardly moves, and nothing else is as good there."""
+    link = setting.Link("tdl-simo", replace(SMALL, speed=0.1))
+    found = receivers.best_interpolation(link, 0.0)
+    assert next(iter(found)) == "lin_time_avg"
+    assert found["lin_time_avg"] == pytest.approx(found["lin"] - 3.0, abs=0.7)  # scatter over 4 chunks
+    made = {kind: receivers.make_receivers(link, ["ls"], 0.0, {"ls": kind})["ls"] for kind in found}
+    frames = link.frames(0.0, 3)
+    errors = {kind: float((ls(frames)[0] - frames.h).abs().square().mean()) for kind, ls in made.items()}
+    assert min(errors, key=errors.get) == "lin_time_avg"
+
+
+def test_without_errors_a_rate_still_has_an_upper_bound():
+    tally = counts.Tally(["one"], 1, 100)
+    tally.add(torch.zeros(1, 30, 1, dtype=torch.int64), torch.ones(1, 30), torch.ones(30), torch.ones(1))
+    assert tally.ber("one") == (0.0, 0.0, 0.1)  # the rule of three
 
 
 # -- The whole --
