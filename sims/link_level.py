@@ -3,8 +3,8 @@
 The link is Sionna's: LDPC code of rate 1/2, 16-QAM, one codeword a stream and frame of 14 symbols x 48 subcarriers at 30 kHz,
 sparse pilots in two symbols, LMMSE equaliser, belief propagation. Channels are TDL-C and CDL-C with 300 ns at 120 km/h, to four
 antennas from one (simo) or from two with a stream each (mimo). Receivers: perfect channel knowledge; Sionna's LS with its
-best interpolation; Sionna's LMMSE in its best order of passes; wichan's LMMSE. Both LMMSEs are told the same true covariance, of
-which Sionna's can use the factors along time, frequency and space. Bits, channels and noise are common to all receivers.
+best interpolation; Sionna's LMMSE in its best order of passes; wichan's LMMSE. Both LMMSEs are told the same true covariance,
+of which Sionna's can use the factors along time, frequency and space. Bits, channels and noise are common to all receivers.
 
 A point runs until every receiver has ``--min-errors`` wrong blocks or ``--max-frames`` is reached (then it is marked ``*``).
 Counts are saved after every chunk: run the command again to go on, also after a kill. Writes link_level.{json,csv,png} and

@@ -169,7 +169,7 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
     whole = running.simulate(plan(tmp_path / "a"))
     running.simulate(plan(tmp_path / "b", max_frames=4))
     assert running.simulate(plan(tmp_path / "b")) == whole
-    assert whole["counts"]["tdl-mimo"]["4"]["chunks"] == 2
+    assert whole["counts"]["tdl-mimo"]["4.0"]["chunks"] == 2
     assert json.loads((tmp_path / "b" / "counts.json").read_text()) == whole
 
 
