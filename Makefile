@@ -1,10 +1,11 @@
 # make demo   set up .venv, simulate, estimate, print the NMSE table, draw the pictures (a second run is quick)
-# make test   set up what the tests need and run every check
+# make test   set up what the tests need and run every check (make test-lowest: the tests again, on the oldest versions)
 # make help   the rest
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch goes first and alone: asked for by another package, a range may bring a build of several gigabytes.
 INSTALL := $(PIP) install --quiet --quiet --constraint constraints.txt
@@ -18,10 +19,10 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs clean FORCE
+.PHONY: help demo test test-lowest lint format api docs clean FORCE
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(DEMO_OUT)/table.txt $(DEMO_OUT)/channel.png ## from a channel model to an NMSE table and pictures
 	@cat $(DEMO_OUT)/table.txt
@@ -42,6 +43,11 @@ test: export MKL_NUM_THREADS := 1
 test: lint ## every check: lint, format, types, room order, tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
+test-lowest: export OMP_NUM_THREADS := 1
+test-lowest: export MKL_NUM_THREADS := 1
+test-lowest: $(LOWEST)/.ready ## the quick tests on the lowest versions of every dependency, without Sionna
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not notebook" $(PYTEST_ARGS)
+
 lint: $(VENV)/.ready-test ## the checks that run no test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,11 +58,14 @@ format: $(VENV)/.ready-test ## sort imports, mend what ruff can mend, lay out th
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.ready-docs ## the site, into docs/_build
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+api: $(VENV)/.ready-test ## write tests/api_surface.json anew, after a public name or its signature was changed on purpose
+	$(BIN)/python tests/test_api_surface.py --update
+
+docs: $(VENV)/.ready-docs ## the site, into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -d docs/_build/doctrees -b html docs docs/_build/html
 
 clean: ## remove .venv, caches and results/
-	rm -rf $(VENV) results docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) results docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -75,4 +84,10 @@ $(VENV)/.ready-test: $(VENV)/.ready
 
 $(VENV)/.ready-docs: $(VENV)/.ready
 	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST) || { rm -rf $(LOWEST); exit 1; }
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet --quiet -c constraints-lowest.txt torch
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet --quiet -c constraints-lowest.txt --editable '.[test-core]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 # Before torch loads its BLAS, and inherited by the processes that tests start.
@@ -21,6 +22,8 @@ import pytest
 import torch
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ADAPTERS = Path(__file__).resolve().parents[1] / "wichan" / "integrations" / "sionna"
+HAS_SIONNA = importlib.util.find_spec("sionna") is not None
 DESELECTED = pytest.StashKey[Counter]()
 
 # The same examples in every run, and no deadline: a busy machine is not a bug.
@@ -53,7 +56,15 @@ def _missing(item: pytest.Item) -> str | None:
         return "gpu (no CUDA device)"
     if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
         return "shared_data (no recorded data)"
+    if _needs_sionna(item) and not HAS_SIONNA:
+        return "sionna (Sionna is not installed)"
     return None
+
+
+def _needs_sionna(item: pytest.Item) -> bool:
+    # Examples in the docstrings of the adapters cannot carry a marker.
+    is_example = isinstance(item, pytest.DoctestItem) and ADAPTERS in item.path.parents
+    return is_example or item.get_closest_marker("sionna") is not None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

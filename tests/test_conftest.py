@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,22 @@ def test_a_failing_test_keeps_its_own_message(inner: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*my own words*"])
 
 
-def test_sionna_may_use_the_global_generator(inner: pytest.Pytester) -> None:
-    source = "import pytest, torch\n@pytest.mark.sionna\ndef test_draw():\n    torch.rand(1)\n"
-    inner.runpytest_inprocess(inner.makepyfile(source), "-p", "no:cacheprovider").assert_outcomes(passed=1)
+SIONNA = "import pytest, torch\n@pytest.mark.sionna\ndef test_draw():\n    torch.rand(1)\n"
+
+
+def test_sionna_may_use_the_global_generator(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name if name == "sionna" else real(name, *rest))
+    inner.runpytest_inprocess(inner.makepyfile(SIONNA), "-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_without_sionna_its_tests_are_deselected_and_counted(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "sionna" else real(name, *rest))
+    source = SIONNA + "def test_here():\n    pass\n"
+    result = inner.runpytest_inprocess(inner.makepyfile(source), "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(["deselected 1 marked sionna (Sionna is not installed)"])
 
 
 def test_what_cannot_run_is_deselected_and_counted(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

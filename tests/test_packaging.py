@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -113,23 +114,37 @@ def test_no_module_loads_a_heavy_package(tmp_path: Path) -> None:
     assert loaded == []
 
 
-def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pins(file: str = "constraints.txt") -> dict[str, str]:
+    lines = (ROOT / file).read_text().splitlines()
     pinned = [line.split("==") for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in pinned}
 
 
 def test_every_requirement_of_the_checks_is_pinned_within_its_range() -> None:
     extras = PROJECT["optional-dependencies"]
-    wanted = PROJECT["dependencies"] + [text for extra in ("test", "notebooks", "sionna", "docs") for text in extras[extra]]
+    wanted = PROJECT["dependencies"] + [
+        text for extra in ("test", "test-core", "notebooks", "sionna", "docs") for text in extras[extra]
+    ]
     requirements = [r for r in map(Requirement, wanted) if r.name != "wichan"]
     pinned = pins()
     assert [str(r) for r in requirements if not r.specifier.contains(pinned.get(r.name, "0"), prereleases=True)] == []
 
 
-def test_pins_are_plain_versions() -> None:
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-lowest.txt"])
+def test_pins_are_plain_versions(file: str) -> None:
     # A local suffix (2.13.0+cpu) would bind everyone to one build, and fails where that build is not offered.
-    assert [f"{name}=={version}" for name, version in pins().items() if not re.fullmatch(r"[0-9][0-9a-z.]*", version)] == []
+    assert [f"{name}=={version}" for name, version in pins(file).items() if not re.fullmatch(r"[0-9][0-9a-z.]*", version)] == []
+
+
+def test_the_lowest_versions_are_the_lower_bounds() -> None:
+    lowest = pins("constraints-lowest.txt")
+    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test-core"]:
+        wanted = Requirement(text)
+        name = canonicalize_name(wanted.name)
+        (bound,) = [specifier.version for specifier in wanted.specifier if specifier.operator == ">="]
+        # The one exception is explained in the file.
+        assert Version(lowest[name]) == Version(pins()["torch"] if name == "torch" else bound), text
+    assert "sionna-no-rt" not in lowest
 
 
 def test_doctor_looks_for_what_the_project_asks_for() -> None:

@@ -229,7 +229,7 @@ def test_roots_equal_their_definition(batch: tuple[int, ...], dtype: torch.dtype
     assert close(root @ root, matrix, RTOL[dtype]) and close(root, root.mH, RTOL[dtype])
     assert close(inverse @ matrix @ inverse, eye, 10 * RTOL[dtype])
     if batch == ():
-        twin = torch.from_numpy(np.asarray(scipy.linalg.sqrtm(matrix.numpy())))
+        twin = torch.from_numpy(np.asarray(scipy.linalg.sqrtm(matrix.numpy())).astype(matrix.numpy().dtype))
         assert close(root, twin.to(dtype), 10 * RTOL[dtype])
 
 

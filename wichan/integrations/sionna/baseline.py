@@ -80,7 +80,8 @@ class SionnaBaseline(Estimator):
 
     def __init__(self, sionna: Any, observation: OFDMPilots | None = None) -> None:
         super().__init__()
-        self._held = (sionna,)  # in a tuple it is no submodule, so `.to` does not move half of it
+        self._held = (sionna, observation)  # in a tuple it is no submodule, so `.to` does not move half of it
+        self._seen = None if observation is None else observation.pilots.detach().clone()
         pattern = sionna._pilot_pattern
         self._shape = (int(pattern.num_ofdm_symbols), int(pattern.num_effective_subcarriers))
         self._num_streams = int(pattern.num_tx) * int(pattern.num_streams_per_tx)
@@ -108,6 +109,7 @@ class SionnaBaseline(Estimator):
             no: noise variance, a number or a tensor over the leading batch axes.
         """
         check_tensor("y", y, kind="complex")
+        self._check_pilots()
         if y.dim() < 3 or tuple(y.shape[-2:]) != self._shape:
             raise ShapeError(f"y has shape {tuple(y.shape)}; the last axes must be (any, {self._shape[0]}, {self._shape[1]})")
         if y.dtype != self.sionna.cdtype:
@@ -126,6 +128,13 @@ class SionnaBaseline(Estimator):
         h_hat, err_var = (torch.cat(pieces).to(y.device) for pieces in zip(*parts, strict=True))
         shape = (*batch, y.shape[-3], self._num_streams, *self._shape)
         return Estimate(h_hat.reshape(shape), err_var.reshape(shape))
+
+    def _check_pilots(self) -> None:
+        observation = self._held[1]
+        if self._seen is None or torch.compiler.is_compiling():
+            return
+        if not torch.equal(observation.pilots.detach().to(self._seen.device), self._seen):
+            raise InvalidValueError("pilots have changed since the Sionna estimator was built on them; build it again")
 
     def _chunk(self, y: torch.Tensor, no: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         y, no = y.to(self.sionna.device), no.to(self.sionna.device)
