@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+
+import wichan as wc
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = [ROOT, ROOT / "docs", ROOT / "docs" / "guide", ROOT / "datasets", ROOT / "models"]
@@ -58,6 +61,8 @@ def guide_pages() -> list[Any]:
 def test_a_page_of_the_guide_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wc.simulate.SOURCES, "_entries", dict(wc.simulate.SOURCES._entries))  # a page registers its own
+    monkeypatch.setitem(sys.modules, "my_lab", None)
     scope: dict[str, Any] = {"__name__": "guide"}
     with torch.random.fork_rng():  # a reader's network starts from the global generator
         for number, code in enumerate(blocks(page, "python"), start=1):

@@ -8,6 +8,10 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+RUNS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.sionna] if "from sionna" in path.with_suffix(".py").read_text() else [])
+    for path in NOTEBOOKS
+]
 
 
 def code_of(notebook) -> list[str]:
@@ -31,7 +35,7 @@ def test_pair_is_in_step_and_holds_pictures(path):
 
 @pytest.mark.notebook
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNS)
 def test_runs_from_top_to_bottom(path, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")

@@ -43,6 +43,17 @@ def test_a_sionna_estimator_keeps_wichans_axes(generator: torch.Generator) -> No
     torch.testing.assert_close(h_hat, mine.h_hat, rtol=1e-4, atol=2e-5)  # single precision, lines drawn beyond the pilots
 
 
+def test_pilots_that_have_changed_are_refused(generator: torch.Generator) -> None:
+    pilots = OFDMPilots(GRID, symbols=(2, 11), learnable=True)
+    least_squares = as_baseline(ls, pilots)
+    y = pilots.noiseless(torch.ones(2, 1, 1, 14, 36, dtype=torch.complex64)).detach()
+    assert least_squares(y, 0.0).h_hat.shape == (2, 1, 1, 14, 36)
+    with torch.no_grad():
+        pilots.pilots_ri.mul_(-1)
+    with pytest.raises(InvalidValueError, match="pilots have changed"):
+        least_squares(y, 0.0)
+
+
 def test_it_keeps_the_contract(generator: torch.Generator) -> None:
     pilots = OFDMPilots(GRID, symbols=(2, 11), subcarrier_step=3)
     skip = dict.fromkeys(("output_dtype", "batch_independence"), "it asks for double precision; a Sionna block has one")

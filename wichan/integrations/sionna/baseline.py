@@ -77,11 +77,11 @@ class SionnaBaseline(Estimator):
 
     _places: torch.Tensor
     _carriers: torch.Tensor | None
+    _pilots_seen: torch.Tensor | None
 
     def __init__(self, sionna: Any, observation: OFDMPilots | None = None) -> None:
         super().__init__()
         self._held = (sionna, observation)  # in a tuple it is no submodule, so `.to` does not move half of it
-        self._seen = None if observation is None else observation.pilots.detach().clone()
         pattern = sionna._pilot_pattern
         self._shape = (int(pattern.num_ofdm_symbols), int(pattern.num_effective_subcarriers))
         self._num_streams = int(pattern.num_tx) * int(pattern.num_streams_per_tx)
@@ -89,6 +89,8 @@ class SionnaBaseline(Estimator):
         carriers = sionna._remove_nulled_scs._sc_ind
         whole = torch.equal(carriers.cpu(), torch.arange(len(carriers)))
         self.register_buffer("_places", places.clone(), persistent=False)
+        pilots = None if observation is None else torch.view_as_real(observation.pilots.detach()).clone()
+        self.register_buffer("_pilots_seen", pilots, persistent=False)
         self.register_buffer("_carriers", None if whole else carriers.clone(), persistent=False)
         if observation is not None:
             have, want = (observation.num_tx_ant, *observation.grid.shape), (self._num_streams, *self._shape)
@@ -130,10 +132,11 @@ class SionnaBaseline(Estimator):
         return Estimate(h_hat.reshape(shape), err_var.reshape(shape))
 
     def _check_pilots(self) -> None:
-        observation = self._held[1]
-        if self._seen is None or torch.compiler.is_compiling():
+        observation, seen = self._held[1], self._pilots_seen
+        if observation is None or seen is None or torch.compiler.is_compiling():
             return
-        if not torch.equal(observation.pilots.detach().to(self._seen.device), self._seen):
+        now = torch.view_as_real(observation.pilots.detach()).to(seen)  # as the copy, which may have been cast with the module
+        if not torch.equal(now, seen):
             raise InvalidValueError("pilots have changed since the Sionna estimator was built on them; build it again")
 
     def _chunk(self, y: torch.Tensor, no: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
