@@ -67,16 +67,10 @@ def table(results: dict[str, Any], count: int) -> list[list[Any]]:
 
 def draw(scenario: str, results: dict[str, Any], path: Path, carrier: float) -> None:
     """Six panels of one scenario."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from wichan.evaluation.figure import PALETTE, figure_canvas, save_png
 
-    from wichan.evaluation.figure import _STYLE, PALETTE
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10.5, 5.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, (name, label) in zip(figure.subplots(2, 3).flat, QUANTITIES.items(), strict=True):
+    with figure_canvas(10.5, 5.6, 3, 2) as (figure, panels):
+        for axes, (name, label) in zip(panels, QUANTITIES.items(), strict=True):
             scale = 1e9 if name == "ds" else 1.0
             for state, color in zip(STATES, PALETTE, strict=False):
                 entry = results[f"{scenario}/{state}"][name]
@@ -96,7 +90,7 @@ def draw(scenario: str, results: dict[str, Any], path: Path, carrier: float) -> 
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         figure.suptitle(f"TR 38.901 {scenario} at {carrier / 1e9:g} GHz, one sector", fontsize=9.5)
-        figure.savefig(path, format="png")
+        save_png(figure, path)
 
 
 def main() -> None:

@@ -161,7 +161,7 @@ def report(points: dict[str, dict[str, Any]], path: Path) -> None:
 
 def draw(points: dict[str, dict[str, Any]], path: Path) -> None:
     """NMSE over SNR, and the gap to the optimum while learning."""
-    with figure._figure(9.6, 4.4, 2) as (picture, axes):
+    with figure.figure_canvas(9.6, 4.4, 2) as (picture, axes):
         for c, case in enumerate(CASES):
             colour = figure.PALETTE[c]
             label = LABELS[case]
@@ -188,7 +188,7 @@ def draw(points: dict[str, dict[str, Any]], path: Path) -> None:
         handles, labels = axes[0].get_legend_handles_labels()
         picture.legend(handles, labels, loc="outside lower center", ncols=3)
         picture.suptitle("Pilots of 4 correlated transmit antennas (band: 20 000 channels, 95 %)", fontsize=9.5)
-        figure._save(picture, path)
+        figure.save_png(picture, path)
 
 
 def main() -> None:

@@ -215,7 +215,7 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
 def draw(rows: list[Row], spread: float, path: Path, num_channels: int) -> None:
     """Two panels: timing and carrier offset, with 95 % bands."""
     names = list(dict.fromkeys(row.estimator for row in rows))
-    with figure._figure(9.2, 4.5, 2, sharey=True) as (picture, axes):
+    with figure.figure_canvas(9.2, 4.5, 2, sharey=True) as (picture, axes):
         for panel, (sweep, (_, label, _, scale)) in zip(axes, SWEEPS.items(), strict=True):
             chosen = sorted((r for r in rows if r.sweep == sweep and r.delay_spread == spread), key=lambda row: row.offset)
             for e, name in enumerate(names):
@@ -244,7 +244,7 @@ def draw(rows: list[Row], spread: float, path: Path, num_channels: int) -> None:
         picture.legend(handles, labels, loc="outside lower center", ncols=4)
         title = f"TDL-A {spread * 1e9:.0f} ns, {MAX_DOPPLER:.0f} Hz, {SNR_DB:.0f} dB SNR: {num_channels} channels a point"
         picture.suptitle(f"{title}, bands are 95 % intervals", fontsize=9.5)
-        figure._save(picture, path)
+        figure.save_png(picture, path)
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def write_summary(points: Points, path: Path, about: dict[str, Any], min_errors:
 
 def draw(points: Points, path: Path, labels: dict[str, str], subtitle: str, min_errors: int) -> Path:
     """BLER, BER and NMSE over SNR, a column a link; hollow markers have fewer block errors than were asked for."""
-    from wichan.evaluation.figure import figure_canvas, png_bytes
+    from wichan.evaluation.figure import figure_canvas, save_png
 
     with figure_canvas(2.9 * len(points) + 0.6, 7.4, 1) as (figure, _):
         figure.clear()
@@ -140,9 +140,7 @@ def draw(points: Points, path: Path, labels: dict[str, str], subtitle: str, min_
         handles = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4 if len(points) > 1 else 2)
         figure.suptitle(textwrap.fill(subtitle, 44 * len(points)), fontsize=9.5)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_bytes(figure))
-    return path
+        return save_png(figure, path)
 
 
 def _curves(axis: Any, points: dict[float, Tally], key: str, labels: dict[str, str], min_errors: int) -> None:

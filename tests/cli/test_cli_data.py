@@ -369,7 +369,7 @@ def test_plot_has_units_on_its_axes(
     fixture: str, labels: list[str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr("wichan.evaluation.figure._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("wichan.evaluation.figure.save_png", lambda figure, path: drawn.append(figure))
     assert wichan("plot", str(request.getfixturevalue(fixture)), "-o", str(tmp_path / "c.png"), "--sample", "3").exit_code == 0
     picture, profile = drawn[0].axes[:2]
     assert [picture.get_xlabel(), picture.get_ylabel(), profile.get_xlabel()] == labels

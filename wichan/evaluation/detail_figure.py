@@ -10,7 +10,7 @@ import torch
 
 from wichan.errors import InvalidValueError
 from wichan.evaluation.detail import point_index
-from wichan.evaluation.figure import MARKERS, PALETTE, draw_curves, figure_canvas, png_bytes, png_path
+from wichan.evaluation.figure import MARKERS, PALETTE, draw_curves, figure_canvas, png_path, save_png
 from wichan.evaluation.result import Evaluation, axis_label, shown_point
 from wichan.evaluation.statistics import Interval, to_db
 
@@ -64,7 +64,7 @@ def resource_element_figure(evaluation: Evaluation, path: str | Path, *, point: 
             left.set_ylabel("subcarrier")
         figure.colorbar(image, ax=axes, label="NMSE [dB]", pad=0.02)
         _title(figure, evaluation, f"NMSE of each resource element at {_at(evaluation, here)}; dots: pilots")
-        return _write(figure, path)
+        return save_png(figure, path)
 
 
 def calibration_figure(evaluation: Evaluation, path: str | Path, *, point: Any = None) -> Path:
@@ -103,7 +103,7 @@ def calibration_figure(evaluation: Evaluation, path: str | Path, *, point: Any =
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
         note = f"; without err_var: {', '.join(silent)}" if silent else ""
         _title(figure, evaluation, f"calibration of err_var; dotted: an estimator that knows its error{note}")
-        return _write(figure, path)
+        return save_png(figure, path)
 
 
 def _targets(axes: list[Axes], normalized: torch.Tensor) -> None:
@@ -141,7 +141,7 @@ def ber_figure(evaluation: Evaluation, path: str | Path) -> Path:
         axes[0].grid(which="minor", axis="y", linewidth=0.3)
         _legend(figure, axes[0], 3)
         _title(figure, evaluation, f"uncoded {_data_text(evaluation)} after LMMSE equalisation\n{_bands(evaluation)}")
-        return _write(figure, path)
+        return save_png(figure, path)
 
 
 def sinr_figure(evaluation: Evaluation, path: str | Path) -> Path:
@@ -160,7 +160,7 @@ def sinr_figure(evaluation: Evaluation, path: str | Path) -> Path:
         axes[1].set_ylim(bottom=min(0.0, axes[1].get_ylim()[0]))
         _legend(figure, axes[0], 5)
         _title(figure, evaluation, f"SINR of {_streams_text(evaluation)} after LMMSE equalisation; {_bands(evaluation)}")
-        return _write(figure, path)
+        return save_png(figure, path)
 
 
 #: Kind of figure -> what draws it.
@@ -214,9 +214,3 @@ def _legend(figure: Figure, axes: Axes, columns: int) -> None:
 def _title(figure: Figure, evaluation: Evaluation, text: str) -> None:
     source = evaluation.provenance.get("recipe") or evaluation.provenance.get("data") or ""
     figure.suptitle(f"{source}: {text}".lstrip(": "), fontsize=9.5)
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png_bytes(figure))
-    return path

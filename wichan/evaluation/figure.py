@@ -72,9 +72,6 @@ def png_bytes(figure: Figure) -> bytes:
     return small_buffer.getvalue()
 
 
-_figure, _png = figure_canvas, png_bytes  # shorter names that experiments use
-
-
 def png_path(path: str | Path) -> Path:
     """Return ``path`` if it ends in ``.png``, the one format that is written; else raise `InvalidValueError`."""
     path = Path(path)
@@ -83,7 +80,8 @@ def png_path(path: str | Path) -> Path:
     return path
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write `png_bytes` to ``path``; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png_bytes(figure))
     return path
@@ -185,7 +183,7 @@ def channel_figure(
         _profile(axes[1], h, frequencies, covariance, theory)
         if title:
             figure.suptitle(title, fontsize=9.5)
-        return _save(figure, path)
+        return save_png(figure, path)
 
 
 def edges_of(points: torch.Tensor | None, count: int, unit: float) -> tuple[float, float]:
