@@ -40,6 +40,7 @@ class TDLSource(ChannelSource):
     """TR 38.901 tapped delay lines: conditions ``delay_spread`` and ``max_doppler`` (or ``speed`` and a carrier)."""
 
     parameters_schema = TDLParameters
+    model_class: ClassVar[Callable[..., ChannelModel]] = TDL
     conditions = {"delay_spread": _DELAY_SPREAD, "max_doppler": _MAX_DOPPLER, "speed": SPEED}
 
     def __init__(self, parameters: TDLParameters, profiles: Sequence[str], conditions: Mapping[str, Law]) -> None:
@@ -58,14 +59,11 @@ class TDLSource(ChannelSource):
                 f"conditions.delay_spread does not apply: profile {profile!r} has fixed delays; "
                 "--set conditions.delay_spread=null takes it away"
             )
-        return self.make(profile, None if fixed else self.require("delay_spread", f"profile {profile!r} is scaled by it").high)
-
-    def make(self, profile: str, delay_spread: float | None) -> ChannelModel:
-        """Return the model of a profile."""
+        spread = None if fixed else self.require("delay_spread", f"profile {profile!r} is scaled by it").high
         p = self.parameters
-        return TDL(
+        return type(self).model_class(
             profile,
-            delay_spread=delay_spread,
+            delay_spread=spread,
             num_rx_ant=p.num_rx_ant,
             num_tx_ant=p.num_tx_ant,
             correlation=p.correlation,

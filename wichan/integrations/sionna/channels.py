@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from wichan.grid import OFDMGrid
 from wichan.integrations.sionna.require import require_sionna
 from wichan.integrations.sionna.rng import isolated_rng, seed_from
 from wichan.random import derive_seed
+from wichan.simulate.sampler import one_thread
 
 #: Links behind an estimated mean power; single-antenna street-canyon links give it to 0.05 dB (one standard error).
 POWER_LINKS = 2048
@@ -152,23 +152,13 @@ class SionnaModel(ChannelModel):
         powers, delays, size = [], [], self.power_batch()
         count = -(-POWER_LINKS // size)
         generator = torch.Generator().manual_seed(derive_seed(0, "mean power"))
-        with _one_thread(), torch.no_grad():
+        # The estimate becomes part of the noise variance, whose bits must not depend on the number of threads.
+        with one_thread(), torch.no_grad():
             for _ in range(count):
                 a, tau = self.sample(size, generator=generator).impulse_response(torch.zeros(1, dtype=torch.float64))
                 powers.append(a.to(torch.complex128).abs().square().mean(dim=(1, 2, 4)).flatten())
                 delays.append(tau.double().flatten())
         return torch.cat(powers) / (count * size), torch.cat(delays)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    # An estimate becomes part of the noise variance, whose bits must not depend on the number of threads.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class SionnaChannel(SionnaModel):

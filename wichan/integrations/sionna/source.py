@@ -34,18 +34,7 @@ class SionnaTDLSource(_NeedsSionna, TDLSource):
     """Sionna's tapped delay lines, with the settings and conditions of ``source: tdl``."""
 
     parameters_schema = TDLParameters
-
-    def make(self, profile: str, delay_spread: float | None) -> ChannelModel:
-        """Return Sionna's model."""
-        p = self.parameters
-        return SionnaTDL(
-            profile,
-            delay_spread=delay_spread,
-            num_rx_ant=p.num_rx_ant,
-            num_tx_ant=p.num_tx_ant,
-            correlation=p.correlation,
-            num_sinusoids=p.num_sinusoids,
-        )
+    model_class = SionnaTDL
 
 
 class SionnaCDLSource(_NeedsSionna, CDLSource):
