@@ -5,6 +5,7 @@ import pickle
 import shutil
 import threading
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,13 @@ def test_samples_in_manifest_order(finished, small):
     assert len(samples) == 153
     for i, sample in enumerate(samples):
         _equal(sample, values, i)
+
+
+def test_a_shard_that_is_open_in_h5py_can_be_read(finished, small):
+    """HDF5 refuses a second handle in one process whose locking differs, as that of a plain h5py.File does."""
+    with h5py.File(finished / "shard-00000.h5", "r") as file:
+        assert file["h"].shape == (32, 2, 3)
+        _equal(store.open(finished)[3], small.everything(), 3)
 
 
 def test_dtypes_and_categories(finished):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, StoreError, check_int, unknown_name
+from wichan.store.layout import open_hdf5
 from wichan.store.manifest import Manifest
 from wichan.store.records import DTYPES, Cell, Column, Header, ShardPlan
 from wichan.store.writer import DatasetWriter
@@ -126,7 +127,7 @@ def _read_mat_hdf5(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     import h5py
 
     arrays = {}
-    with h5py.File(path, "r", locking=False) as file:
+    with open_hdf5(path) as file:
         for name in names:
             if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
                 raise unknown_name("array", name, file)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -142,6 +143,19 @@ def new_file(target: Any) -> h5py.File:
     access.set_libver_bounds(*LIBVER)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, target)
     return h5py.File(h5py.h5f.create(b"wichan", h5py.h5f.ACC_TRUNC, fcpl=create, fapl=access))
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a finished file for reading, without locks: not every file system has them.
+
+    Where this process has it open already (in a notebook, by ``h5py.File(path)``), HDF5 wants the flags to be the same.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")
 
 
 @functools.lru_cache(maxsize=16)

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from wichan.errors import StoreError
-from wichan.store.layout import ABOUT_BYTES, chunk_table
+from wichan.store.layout import ABOUT_BYTES, chunk_table, open_hdf5
 from wichan.store.records import Column, Shard
 
 _OPEN_FILES = 64
@@ -103,7 +103,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 def _placements(path: Path, shard: Shard, columns: Sequence[Column], identity: str) -> dict[str, Placement]:
     """Open a shard by HDF5, check that it is the one the manifest means, and return the places of its columns."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_hdf5(path) as file:
             about = _own(file, "about")
             if about.shape != () or about.dtype != np.dtype(f"S{ABOUT_BYTES}"):
                 raise ValueError("it does not say which data set it belongs to")
