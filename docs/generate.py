@@ -282,16 +282,9 @@ def escape_line(line: str) -> str:
 
 
 def adapt_source(app: Any, page: str, source: list[str]) -> None:
-    """Put in what a plain Markdown reader would not understand: links into the API, and the figures that are there."""
+    """Put in what a plain Markdown reader would not understand: links into the API."""
     if page == "api":
         source[0] = link_names(source[0])
-    source[0] = re.sub(r"<!-- figures: (\S+) -->", lambda match: figures(match[1]), source[0])
-
-
-def figures(pattern: str) -> str:
-    """Pictures in docs/figures that fit ``pattern``; none yet is no error."""
-    found = sorted((DOCS / "figures").glob(pattern))
-    return "\n\n".join(f"![{path.stem.replace('_', ' ')}](figures/{path.name})" for path in found)
 
 
 def link_names(text: str) -> str:

@@ -89,15 +89,6 @@ def test_shapes_and_norms_are_escaped_outside_of_code_and_math(generate: ModuleT
     assert lines[5:] == [">>> 2 * f(*args)", "**Source.** a book."]
 
 
-def test_figures_are_shown_where_they_are(generate: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "link_level.png").touch()
-    monkeypatch.setattr(generate, "DOCS", tmp_path)
-    source = ["<!-- figures: link_level*.png -->\n<!-- figures: none*.png -->"]
-    generate.adapt_source(None, "results", source)
-    assert source == ["![link level](figures/link_level.png)\n"]
-
-
 # -- The MATLAB reader -------------------------------------------------------------------------------------------------
 
 
