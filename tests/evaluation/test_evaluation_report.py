@@ -173,3 +173,22 @@ def test_channel_figure_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="sample=2"):
         channel_figure(h, tmp_path / "c.png", sample=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_point_of_one_channel_claims_no_interval(tmp_path: Path) -> None:
+    import wichan as wc
+
+    folder = tmp_path / "few"
+    wc.simulate.run("ofdm-siso", folder, n=3, on_warning=lambda text: None)
+    text = str(wc.evaluation.evaluate(data=folder, estimators=["ls"], reference=None))
+    assert "1 channel a point" in text and "has no interval" in text and "±" not in text
+
+
+def test_what_cannot_be_built_is_said_before_a_pooled_covariance_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wichan as wc
+    from wichan.evaluation.setting import Setting
+
+    monkeypatch.setattr(Setting, "pooled", property(lambda self: pytest.fail("pooled before the refusal")))
+    monkeypatch.setattr(wc.channels.TDL, "has_closed_form", False)
+    with pytest.raises(wc.errors.InvalidValueError, match="lmmse-genie"):
+        wc.evaluation.evaluate("ofdm-siso", ["lmmse-pooled"], points=[0], num_channels=2)

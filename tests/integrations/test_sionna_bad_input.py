@@ -120,6 +120,11 @@ def test_an_estimator_on_another_device() -> None:
 def test_what_is_no_estimator_or_no_grid() -> None:
     rg = grid()
     refused(lambda: as_channel_estimator(3, rg), InvalidTypeError, "estimator must be an Estimator or a function", "int")
+    refused(lambda: as_channel_estimator(lambda y, no: y, rg), InvalidTypeError, "function of the pilots alone")
+    from sionna.phy.ofdm import LSChannelEstimator
+
+    sionna_ls = LSChannelEstimator(rg)
+    refused(lambda: as_channel_estimator(sionna_ls, rg), InvalidTypeError, "LSChannelEstimator already", "no adapter")
     refused(lambda: as_channel_estimator(observation_of(rg), rg), InvalidTypeError, "got OFDMPilots")
     refused(lambda: as_channel_estimator(lambda pilots: None, rg), InvalidTypeError, "estimator(pilots) returned NoneType")
     refused(lambda: as_channel_estimator(LS, OFDMGrid(14, 24, 15e3)), InvalidTypeError, "resource_grid must be", "OFDMGrid")

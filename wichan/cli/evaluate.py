@@ -106,7 +106,7 @@ def _list(as_json: bool) -> None:
     from wichan.cli.console import emit_json, print_table
     from wichan.evaluation import BASELINES
 
-    known = {name: (BASELINES[name].__doc__ or "").strip().split("\n")[0] for name in BASELINES}
+    known = {name: (BASELINES[name].__doc__ or "").strip().split("\n")[0].replace("``", "") for name in BASELINES}
     if as_json:
         emit_json({"estimators": known})
     else:

@@ -56,7 +56,7 @@ def _power(normalization: Any) -> str:
 
 def _column(column: dict[str, Any]) -> list[str]:
     axes = " x ".join(f"{size} {name}" for size, name in zip(column["shape"], column["axes"], strict=True))
-    kind = column["dtype"] if not column["categories"] else f"one of {len(column['categories'])} names"
+    kind = column["dtype"] if not column["categories"] else f"one of {len(column['categories'])} name(s)"
     unit = "" if column["unit"] == "1" else column["unit"]
     return [column["name"], kind, axes or "one number", unit, column["description"]]
 

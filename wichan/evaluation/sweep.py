@@ -88,8 +88,11 @@ def evaluate(
     chosen = _chosen(estimators, reference)
     options = FeedOptions(sweep, points, num_channels, split, seed, batch_size, device)
     feed = _feed(recipe, data, options, overrides, cells)
-    built = {name: _placed(resolve(entry, name, feed.setting), device) for name, entry in chosen.items()}
-    totals = None if options_of_detail is None else DetailTotals(feed, len(built), options_of_detail)
+    totals = None if options_of_detail is None else DetailTotals(feed, len(chosen), options_of_detail)
+    # The genie may refuse the source, and does so at once; a pooled covariance before it could take half a minute.
+    order = sorted(chosen, key=lambda name: (chosen[name] or name) != "lmmse-genie")
+    made = {name: _placed(resolve(chosen[name], name, feed.setting), device) for name in order}
+    built = {name: made[name] for name in chosen}
     measured = measure(feed, built, totals, progress)
     beside = compare_beside(
         measured.errors,

@@ -79,7 +79,10 @@ def caption(evaluation: Evaluation, metric: str = "nmse") -> str:
         widest = f"{100 * float((half / level.value).nan_to_num(0.0).max()):.0f} %"
     else:
         widest = f"{float(half.nan_to_num(0.0).max()):.2f} dB"
-    text = f"{channels} channels a point, the same for all; 95 % intervals at most ±{widest}"
+    noun = "channel" if high == 1 else "channels"
+    # One channel has no spread to resample: its interval of width 0 would read as certainty.
+    intervals = f"95 % intervals at most ±{widest}" if low > 1 else "a point of one channel has no interval"
+    text = f"{channels} {noun} a point, the same for all; {intervals}"
     if metric != "nmse":
         options = evaluation.measured_detail().options
         streams = "1 stream" if options.num_streams == 1 else f"{options.num_streams} streams"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -94,12 +95,30 @@ def _built(estimator: Any, pilots: OFDMPilots) -> Callable[..., Any]:
     if isinstance(estimator, OFDMPilots) or not callable(estimator):
         found = type(estimator).__name__
         raise InvalidTypeError(f"estimator must be an Estimator or a function pilots -> Estimator, got {found}")
+    from sionna.phy.ofdm import BaseChannelEstimator
+
+    if isinstance(estimator, BaseChannelEstimator):
+        raise InvalidTypeError(f"estimator is Sionna's {type(estimator).__name__} already; it needs no adapter")
     if isinstance(estimator, torch.nn.Module):
         return estimator
+    if not _takes_pilots(estimator):
+        raise InvalidTypeError(
+            "estimator must be an Estimator or a function of the pilots alone; a function (y, no) is given as: lambda pilots: f"
+        )
     made = estimator(pilots)
     if not callable(made):
         raise InvalidTypeError(f"estimator(pilots) returned {type(made).__name__}; it must return an Estimator")
     return made
+
+
+def _takes_pilots(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in that does not say what it takes
+        return True
+    return True
 
 
 def _own_pilots(estimator: Any) -> OFDMPilots | None:
