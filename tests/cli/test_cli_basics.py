@@ -234,6 +234,19 @@ def test_human_seconds(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
 
 
+def test_preparation_does_not_count_into_the_rate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 30.0, 30.0, 30.0, 30.0, 40.0, 40.0, 40.0])  # half a minute until the first unit is begun
+    monkeypatch.setattr("wichan.cli.progress.time.monotonic", lambda: next(clock))
+    with ProgressReport("job", unit="channels") as bar:
+        bar.update(0, 100)
+        bar.update(50, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "job: 0/100 channels (0 %), 0 channels/s, unknown left",
+        "job: 50/100 channels (50 %), 5 channels/s, 10 s left",
+    ]
+
+
 def test_plain_progress_prints_a_line_every_few_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,12 +46,14 @@ class ProgressReport:
         """Tell how far the run is.
 
         Args:
-            done: units that are there.
+            done: units that are there; the clock of the mean rate starts at 0.
             total: units in all.
             rate: units a second; default: the mean since the start.
             byte_rate: bytes a second; 0 leaves it out.
             seconds_left: default: what the rate implies.
         """
+        if not done:  # what came before was preparation, and says nothing of the rate
+            self._start = time.monotonic()
         if rate is None:
             rate = done / max(time.monotonic() - self._start, 1e-9)
         if seconds_left is None:

@@ -53,6 +53,8 @@ def measure(
     errors: list[list[torch.Tensor]] = [[] for _ in feed.points]
     claimed = torch.zeros(len(feed.points), len(built), dtype=torch.float64)
     done = 0
+    if progress is not None:
+        progress(0, feed.total)
     with _evaluating(built.values()):
         for sample in feed:
             runs = [_run(name, entry, sample, feed) for name, entry in built.items()]

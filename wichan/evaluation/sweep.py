@@ -64,7 +64,7 @@ def evaluate(
         num_resamples: bootstrap resamples of the 95 % intervals.
         detail: also measure NMSE of each resource element, calibration by decile, bit errors and SINR after an equaliser:
             ``result.resource_elements``, ``.reliability``, ``.ber``, ``.sinr_db``. `DetailOptions`, or False to leave it out.
-        progress: called with (channels done, channels in all) after every batch.
+        progress: called with (channels done, channels in all) once the estimators are built, and after every batch.
 
     Returns:
         `Evaluation`: print it, or use ``.table``, ``.to_csv``, ``.to_json``, ``.figure``, ``.save``.
