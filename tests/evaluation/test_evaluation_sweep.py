@@ -13,6 +13,7 @@ from wichan.channels import TDL
 from wichan.channels.base import NoClosedFormError
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, StoreError, UnknownNameError
 from wichan.evaluation import BASELINES, Built, Setting, evaluate
+from wichan.evaluation.feeds import _data_points
 from wichan.evaluation.pooling import frequency_covariance
 from wichan.simulate import load_recipe, run, stream
 
@@ -290,3 +291,9 @@ def test_error_variance_of_any_real_type_counts(dtype: torch.dtype) -> None:
     result = evaluate(small(), both, points=[5.0], num_channels=4, reference=None)
     assert result.calibration[0, 0] == result.calibration[0, 1]
     assert torch.equal(result.reliability.mean_err_var[0, 0], result.reliability.mean_err_var[0, 1])
+
+
+def test_a_handful_of_samples_is_binned_unless_values_come_back() -> None:
+    assert _data_points(torch.linspace(0.0, 1.0, 16)) == pytest.approx([(i + 0.5) / 6 for i in range(6)])
+    assert _data_points(torch.tensor([0.0, 10.0] * 8)) == [0.0, 10.0]
+    assert _data_points(torch.tensor([3.0, 1.0, 2.0])) == [1.0, 2.0, 3.0]

@@ -267,7 +267,9 @@ class DataFeed(Feed):
 def _data_points(values: torch.Tensor) -> list[float | str]:
     """Distinct values where there are few, else centres of `DEFAULT_POINTS` bins of equal width."""
     distinct = values.unique()
-    if distinct.numel() <= _FEW_VALUES:
+    # Values of a continuous law do not come back: a handful of samples is no list of choices.
+    comes_back = values.numel() >= 2 * distinct.numel() or distinct.numel() <= DEFAULT_POINTS
+    if distinct.numel() <= _FEW_VALUES and comes_back:
         return distinct.tolist()
     low, high = float(values.min()), float(values.max())
     width = (high - low) / DEFAULT_POINTS
