@@ -16,7 +16,7 @@
 #
 # An NMSE says how far an estimate is from the channel. A link says what that costs: wrong blocks after equaliser and
 # decoder. Here wichan's LMMSE stands in a Sionna 2.2 link in the place of Sionna's own estimator, and both are compared on
-# the same frames. (Needs `pip install wichan[sionna]`. The long version, with four links and enough errors for narrow
+# the same frames. (Needs `pip install sionna-no-rt`. The long version, with four links and enough errors for narrow
 # intervals, is `python sims/link_level.py`.)
 #
 # ## The frame

@@ -85,7 +85,7 @@ def require_sionna(feature: str) -> ModuleType:
     problem = sionna_problem(versions)
     if problem:
         raise MissingDependencyError(f"{feature} needs Sionna: {problem}")
-    missing = f"{feature} needs Sionna, which is not installed; it comes with the extra: pip install 'wichan[sionna]'"
+    missing = f"{feature} needs Sionna, which is not installed; it is the extra [sionna]: pip install 'sionna-no-rt{ALLOWED}'"
     try:
         module = _imported()
     except ImportError as error:
