@@ -128,7 +128,7 @@ def write_csv(store: Store, path: Path) -> None:
 
 def draw(store: Store, path: Path) -> None:
     """Throughput over SNR for every case, with the target and the requirement."""
-    from wichan.evaluation.figure import figure_canvas, png_bytes
+    from wichan.evaluation.figure import figure_canvas, save_png
 
     shown = [case for case in CASES.values() if case.name in store.counts]
     columns = min(len(shown), 3)
@@ -146,7 +146,7 @@ def draw(store: Store, path: Path) -> None:
             axes.set_ylabel("share of maximum throughput")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2 if columns < 3 else 3)
-        path.write_bytes(png_bytes(figure))
+        save_png(figure, path)
 
 
 def _panel(axes: Any, store: Store, case: Case) -> None:

@@ -52,9 +52,7 @@ def lmmse_error(pilots: Any, covariance: Any, no: Any) -> torch.Tensor:
         >>> [round(float(e), 3) for e in lmmse_error(torch.eye(2, dtype=torch.complex128), R, no=0.1)]
         [0.073, 0.073]
     """
-    matrix, moment, variance = _checked(pilots, covariance, no)
-    seen, solved = _solved(matrix, moment, variance)
-    return moment.diagonal().real - (seen.conj() * solved).real.sum(0)
+    return _solved(*_checked(pilots, covariance, no))[1]
 
 
 def lmmse_estimate(y: torch.Tensor, pilots: Any, covariance: Any, no: Any) -> Estimate:
@@ -76,8 +74,7 @@ def lmmse_estimate(y: torch.Tensor, pilots: Any, covariance: Any, no: Any) -> Es
     """
     matrix, moment, variance = _checked(pilots, covariance, no)
     check_shape("y", check_finite("y", check_tensor("y", y, kind="complex")), (matrix.shape[0],))
-    seen, solved = _solved(matrix, moment, variance)
-    error = moment.diagonal().real - (seen.conj() * solved).real.sum(0)
+    solved, error = _solved(matrix, moment, variance)
     # (K^-1 P R)^H is R P^H K^-1, since R and K are Hermitian; rows of y are multiplied by its transpose.
     return Estimate(y @ solved.conj().to(y.dtype), error.to(y.real.dtype))
 
@@ -126,10 +123,11 @@ def optimal_pilots(covariance: torch.Tensor, energy: float, no: float, num_pilot
 
 
 def _solved(matrix: torch.Tensor, moment: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """P R and K^-1 P R with K = P R P^H + no I, both (M, N)."""
+    """K^-1 P R with K = P R P^H + no I, (M, N), and the error variance that this filter leaves, (N,)."""
     seen = matrix @ moment
     noise = variance * torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    return seen, hermitian_solve(hermitian_part(seen @ matrix.mH) + noise, seen, name="covariance of the pilots")
+    solved = hermitian_solve(hermitian_part(seen @ matrix.mH) + noise, seen, name="covariance of the pilots")
+    return solved, moment.diagonal().real - (seen.conj() * solved).real.sum(0)
 
 
 def _checked(pilots: Any, covariance: Any, no: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

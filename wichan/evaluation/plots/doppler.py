@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from wichan.analysis.correlation import crossing, lag_products
-from wichan.analysis.delays import spread_of
 from wichan.analysis.dopplers import doppler_spectrum, jakes_spectrum
 from wichan.channels.tdl import TDL
 from wichan.evaluation.figure import figure_canvas, png_bytes
 from wichan.evaluation.plots.draw import DATA, LIMIT, THEORY, Picture, decibels, quantity, title
-from wichan.evaluation.plots.pdp import theory_products
+from wichan.evaluation.plots.pdp import lag_numbers
 from wichan.evaluation.plots.view import ChannelView
 
 _OVERSAMPLING = 8
@@ -18,13 +16,7 @@ _OVERSAMPLING = 8
 
 def doppler_numbers(view: ChannelView) -> dict[str, float | None]:
     """RMS Doppler spread and coherence time, data and theory."""
-    numbers: dict[str, float | None] = {}
-    lag = view.t - view.t[0]
-    for name, products in (("measured", lag_products(view.h, "time")), ("theory", theory_products(view, "time"))):
-        rho = None if products is None else products.correlation()
-        numbers[f"{name}_rms_doppler_spread"] = None if rho is None else float(spread_of(rho[1], float(lag[1])))
-        numbers[f"{name}_coherence_time_50"] = None if rho is None else float(crossing(rho, lag, 0.5))
-    return numbers
+    return lag_numbers(view, "time", view.t, "rms_doppler_spread", "coherence_time_50")
 
 
 def doppler(view: ChannelView) -> Picture:

@@ -24,15 +24,20 @@ def _mean(part: torch.Tensor) -> torch.Tensor:
     return part.mean(0) if part.dim() > 1 else part
 
 
+def lag_numbers(view: ChannelView, axis: str, points: torch.Tensor, spread: str, coherence: str) -> dict[str, float | None]:
+    """Spread and coherence along one axis, data and theory, under the names ``measured_...`` and ``theory_...``."""
+    numbers: dict[str, float | None] = {}
+    lag = points - points[0]
+    for name, products in (("measured", lag_products(view.h, axis)), ("theory", theory_products(view, axis))):
+        rho = None if products is None else products.correlation()
+        numbers[f"{name}_{spread}"] = None if rho is None else float(spread_of(rho[1], float(lag[1])))
+        numbers[f"{name}_{coherence}"] = None if rho is None else float(crossing(rho, lag, 0.5))
+    return numbers
+
+
 def delay_numbers(view: ChannelView) -> dict[str, float | None]:
     """RMS delay spread and coherence bandwidth of the mean profile, data and theory."""
-    numbers: dict[str, float | None] = {}
-    lag = view.f - view.f[0]
-    for name, products in (("measured", lag_products(view.h, "frequency")), ("theory", theory_products(view, "frequency"))):
-        rho = None if products is None else products.correlation()
-        numbers[f"{name}_rms_delay_spread"] = None if rho is None else float(spread_of(rho[1], float(lag[1])))
-        numbers[f"{name}_coherence_bandwidth_50"] = None if rho is None else float(crossing(rho, lag, 0.5))
-    return numbers
+    return lag_numbers(view, "frequency", view.f, "rms_delay_spread", "coherence_bandwidth_50")
 
 
 def pdp(view: ChannelView) -> Picture:
