@@ -20,6 +20,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# A LightningModule cannot be made inside a function: these two files load Lightning, and are loaded when training starts.
+TRAINERS = ("wichan.training.keeper", "wichan.training.module")
 HEAVY = ("matplotlib", "sionna", "lightning", "sklearn", "torchmetrics", "diffusers", "tensorflow", "ray")
 
 
@@ -82,6 +84,28 @@ def test_recipes_are_found_in_a_plain_install_and_in_the_repository(wheel: Path,
         assert {Path(path).parent for path in found.values()} == {folder}
 
 
+def test_models_are_found_in_a_plain_install_and_in_the_repository(wheel: Path, tmp_path: Path) -> None:
+    from wichan import OFDMGrid
+    from wichan.estimators import Linear
+    from wichan.observations import OFDMPilots
+    from wichan.training import save_weights
+
+    installed = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    # One more model, in the installed folder alone: a search in the wrong place cannot find it.
+    extra = installed / "wichan" / "_data" / "models" / "zz-extra"
+    extra.mkdir()
+    save_weights(Linear(OFDMPilots(OFDMGrid(6, 12, 15e3), (1, 4), 3)), extra / "weights.safetensors")
+    code = "import wichan; found = wichan.training.released(); print(*(f'{n}={p}' for n, p in found.items()), sep='\\n')"
+    load = "\nprint('kind=' + wichan.load('zz-extra').kind)"
+    want = [path.parent.name for path in sorted((ROOT / "models").glob("*/weights.safetensors"))]
+    lines = run_python(code, cwd=tmp_path).split()
+    assert lines == [f"{name}={ROOT / 'models' / name}" for name in want]
+    lines = run_python(code + load, package=installed, cwd=tmp_path).split()
+    assert lines == [*(f"{name}={extra.parent / name}" for name in [*want, "zz-extra"]), "kind=linear"]
+
+
 def test_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     sdist = build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
@@ -105,7 +129,7 @@ def test_no_module_loads_a_heavy_package(tmp_path: Path) -> None:
     code = (
         "import importlib, json, pkgutil, sys, wichan\n"
         "walk = pkgutil.walk_packages(wichan.__path__, 'wichan.')\n"
-        "found = [m.name for m in walk if not m.name.endswith('__main__')]\n"
+        f"found = [m.name for m in walk if not m.name.endswith('__main__') and m.name not in {TRAINERS}]\n"
         "for name in found: importlib.import_module(name)\n"
         f"print(json.dumps([len(found), [m for m in {HEAVY} if m in sys.modules]]))"
     )

@@ -21,8 +21,9 @@ _ROOMS = (
     "simulate",
     "store",
     "testing",
+    "training",
 )
-_NAMES = {room: f"wichan.{room}" for room in _ROOMS} | {"OFDMGrid": "wichan.grid"}
+_NAMES = {room: f"wichan.{room}" for room in _ROOMS} | {"OFDMGrid": "wichan.grid", "load": "wichan.training.zoo"}
 
 __getattr__, __dir__ = lazy_exports(__name__, _NAMES)
-__all__ = ["OFDMGrid", "__version__", *_ROOMS]  # noqa: PLE0604 (names load lazily)
+__all__ = ["OFDMGrid", "__version__", "load", *_ROOMS]  # noqa: PLE0604 (names load lazily)

@@ -10,9 +10,11 @@ from wichan.cli.doctor import doctor
 from wichan.cli.evaluate import evaluate
 from wichan.cli.guard import Guarded
 from wichan.cli.info import info
+from wichan.cli.models import models
 from wichan.cli.plot import plot
 from wichan.cli.recipes import recipes
 from wichan.cli.simulate import simulate
+from wichan.cli.train import train
 from wichan.cli.verify import verify
 
 app = typer.Typer(
@@ -45,5 +47,5 @@ def _root(
         typer.echo(context.get_help())
 
 
-for _verb in (simulate, recipes, info, verify, plot, evaluate, doctor):
+for _verb in (simulate, recipes, models, info, verify, plot, train, evaluate, doctor):
     app.command(_verb.__name__)(_verb)

@@ -1,0 +1,115 @@
+"""``wichan models``: what is trained and released."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from wichan.training import ModelInfo, WeightsInfo
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show the card of this model, or what a weight file holds.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the released models, or show one in full."""
+    from wichan.training.zoo import is_path
+
+    if name is None:
+        _list(json)
+    elif is_path(name):
+        _file(name, json)
+    else:
+        _one(name, json)
+
+
+def _list(as_json: bool) -> None:
+    from wichan.cli.console import emit_json, print_table, say
+    from wichan.training import list_models
+
+    known = list_models()
+    if as_json:
+        emit_json({"models": [_plain(model) for model in known]})
+    elif not known:
+        say("no model is released with this version")
+    else:
+        print_table(
+            ["model", "kind", "parameters", "size", "trained on", "grid and pilots", "result"], [_row(m) for m in known]
+        )
+
+
+def _row(model: ModelInfo) -> list[str]:
+    from wichan.cli.console import human_bytes
+    from wichan.training.weights_reader import describe_pilots
+
+    weights = model.weights
+    size = [f"{weights.num_parameters:,}", human_bytes(weights.num_bytes)]
+    return [model.name, model.kind, *size, model.trained_on, describe_pilots(weights.obs), model.headline]
+
+
+def _plain(model: ModelInfo) -> dict[str, Any]:
+    fields = ("name", "title", "kind", "trained_on", "overrides", "command", "wall_time", "headline")
+    return {field: getattr(model, field) for field in fields} | _weights(model.weights)
+
+
+def _weights(weights: WeightsInfo) -> dict[str, Any]:
+    """What the file of weights says, as JSON holds it."""
+    grid, obs = weights.obs.grid, weights.obs
+    return {
+        "path": str(weights.path),
+        "kind": weights.kind,
+        "num_parameters": weights.num_parameters,
+        "num_bytes": weights.num_bytes,
+        "grid": {
+            "num_ofdm_symbols": grid.num_ofdm_symbols,
+            "num_subcarriers": grid.num_subcarriers,
+            "subcarrier_spacing": grid.subcarrier_spacing,
+            "symbol_duration": grid.symbol_duration,
+        },
+        "pilots": {
+            "num_pilots": obs.num_pilots,
+            "symbols": obs.pilot_symbols.tolist(),
+            "subcarriers": obs.pilot_subcarriers.tolist(),
+        },
+        "config": weights.config,
+        "training": weights.training,
+        "wichan": weights.version,
+    }
+
+
+def _one(name: str, as_json: bool) -> None:
+    from wichan.cli.console import emit_json, is_terminal, say, show
+    from wichan.training import model_info
+
+    model = model_info(name)
+    if as_json:
+        emit_json(_plain(model) | {"card": model.card})
+    elif is_terminal():
+        from rich.markdown import Markdown
+
+        show(Markdown(model.card))
+    else:
+        say(model.card.rstrip())
+
+
+def _file(path: str, as_json: bool) -> None:
+    from wichan.cli.console import emit_json, human_bytes, key_values, say
+    from wichan.training.weights_reader import describe_pilots, read_weights
+
+    info, _ = read_weights(path)
+    if as_json:
+        emit_json(_weights(info))
+        return
+    rows = {
+        "file": info.path,
+        "kind": info.kind,
+        "parameters": f"{info.num_parameters:,}",
+        "size": human_bytes(info.num_bytes),
+        "grid and pilots": describe_pilots(info.obs),
+        "written by": f"wichan {info.version}",
+    }
+    rows |= {f"config.{key}": value for key, value in info.config.items()}
+    rows |= {f"training.{key}": value for key, value in info.training.items()}
+    say(key_values(rows))

@@ -1,0 +1,52 @@
+"""The network of a run."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+from wichan.errors import InvalidValueError, WichanError, unknown_name
+from wichan.estimators import LEARNED, LearnedEstimator
+from wichan.observations import OFDMPilots
+from wichan.training.config import TrainConfig
+
+
+def build_network(config: TrainConfig, observation: OFDMPilots) -> LearnedEstimator:
+    """Build the learned estimator of a configuration, its initial weights drawn from the run's seed.
+
+    Args:
+        config: the run; ``model_options`` are hyper-parameters, or ``preset`` and changes to it.
+        observation: the pilots; copied.
+
+    Raises:
+        UnknownNameError: an option or a preset that the model does not have.
+        InvalidValueError: a value that does not fit.
+    """
+    cls: type[LearnedEstimator] = LEARNED[config.model]
+    pilots = copy.deepcopy(observation).cpu()
+    options: dict[str, Any] = {"seed": config.seed} | config.model_options
+    preset = options.pop("preset", None)
+    known = _parameters(cls)
+    for name in options:
+        if known and name not in known:
+            raise unknown_name("model option", name, ["preset", *known])
+    try:
+        return cls(pilots, **options) if preset is None else cls.preset(preset, pilots, **options)
+    except WichanError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"model_options of {config.model} do not fit: {' '.join(str(error).split())}") from None
+
+
+def _parameters(cls: type) -> list[str]:
+    """Names of all keyword arguments of a class and, where it passes them on, of its bases."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names |= dict.fromkeys(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in names if name not in ("self", "obs")]
