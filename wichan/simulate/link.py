@@ -84,7 +84,7 @@ def build_pilots(grid: OFDMGrid, settings: Mapping[str, Any], num_tx_ant: int) -
     default = "comb" if num_tx_ant == 1 else "kronecker"
     make = _PATTERNS[check_choice("pilots.pattern", options.pop("pattern", default), _PATTERNS)]
     known = inspect.signature(make).parameters
-    allowed = [name for name in known if name not in ("grid", "values", "num_tx_ant")]
+    allowed = [name for name in known if name not in ("grid", "num_tx_ant")]
     for name in options:
         if name not in allowed:
             raise unknown_key("pilots", name, ("pattern", *allowed))

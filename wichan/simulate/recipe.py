@@ -63,6 +63,7 @@ def recipe_from_dict(data: Any, overrides: Mapping[str, Any] | None = None) -> R
     if not isinstance(data, Mapping):
         raise InvalidValueError(f"recipe must be a mapping of keys to values, got {type(data).__name__}")
     data = copy.deepcopy(dict(data))
+    data.pop("import", None)  # where an imported data set comes from; the rest describes its samples
     schema = _schema_of(data)
     for key, value in (overrides or {}).items():
         _override(data, str(key), _plain(value), schema)

@@ -11,6 +11,7 @@ _HOME = {
     "wichan.store.dataset": ("WichanDataset", "open"),
     "wichan.store.verification": ("ShardReport", "VerifyReport", "info", "verify"),
     "wichan.store.importers": ("import_file",),
+    "wichan.store.adafortitran": ("import_adafortitran",),
 }
 _NAMES = {name: module for module, names in _HOME.items() for name in names}
 
