@@ -41,7 +41,7 @@ class NotPositiveDefiniteError(WichanError, ArithmeticError):
 
 
 class StoreError(WichanError, RuntimeError):
-    """A data set on disk is damaged, incomplete, foreign, locked, or cannot be written."""
+    """A data set or a weight file is damaged, incomplete, foreign, locked, or cannot be written."""
 
 
 class MissingDependencyError(WichanError, ImportError):

@@ -21,6 +21,7 @@ MODEL = TDL("A", delay_spread=300e-9, max_doppler=500.0)
 ENTRIES: dict[str, Callable[[], Estimator]] = {
     "ls": lambda: ESTIMATORS["ls"](PILOTS, covariance=MODEL.covariance(GRID)),
     "lmmse": lambda: ESTIMATORS["lmmse"](PILOTS, MODEL.covariance(GRID)),
+    "lmmse-bank": lambda: ESTIMATORS["lmmse-bank"](PILOTS, MODEL.covariance(GRID)),
     "lmmse-kronecker": lambda: ESTIMATORS["lmmse-kronecker"](PILOTS, MODEL.covariance(GRID)),
     "lmmse-separable": lambda: ESTIMATORS["lmmse-separable"](PILOTS, MODEL.covariance(GRID)),
 }

@@ -19,7 +19,7 @@ def evaluate(
         str | None, typer.Option("--points", help="Values in SI units: 0,10,20 or 0:25:5; default: over the recipe's law.")
     ] = None,
     estimators: Annotated[
-        str, typer.Option("--estimators", metavar="A,B,C", help="Names, comma between them; see --list.")
+        str, typer.Option("--estimators", metavar="A,B,C", help="Names (see --list) or NAME=PATH of weights.")
     ] = "ls,lmmse-pooled,lmmse-genie",
     num_channels: Annotated[
         int | None, typer.Option("--num-channels", "-n", help="Channels at each point; default 1000, with --data all.")

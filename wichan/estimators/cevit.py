@@ -94,10 +94,12 @@ class CeViT(LearnedEstimator):
     interpolation: torch.Tensor
 
     def _interpolation(self) -> torch.Tensor:
-        """Least squares with linear interpolation as a matrix, real (num_pilots, num_subcarriers * num_ofdm_symbols)."""
+        """Least squares with linear interpolation as a matrix, float64 (num_pilots, num_subcarriers * num_ofdm_symbols)."""
         obs = self.obs
-        unit = torch.zeros(obs.num_pilots, obs.grid.num_resource_elements, dtype=torch.complex64)
-        unit[torch.arange(obs.num_pilots), self.pilot_order] = obs.pilots.detach().flatten()[self.pilot_order].to(unit)
+        unit = torch.zeros(obs.num_pilots, obs.grid.num_resource_elements, dtype=torch.complex128, device=obs.pilots.device)
+        unit[torch.arange(obs.num_pilots, device=unit.device), self.pilot_order] = (
+            obs.pilots.detach().flatten()[self.pilot_order].to(unit)
+        )
         h_hat, _ = LS(obs, interpolation="linear")(unit.unflatten(-1, obs.grid.shape)[:, None], 0.0)
         return h_hat[:, 0, 0].real.transpose(-1, -2).flatten(-2).contiguous()
 
@@ -110,6 +112,8 @@ class CeViT(LearnedEstimator):
 
     def _mean(self, pilots: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
         symbols, subcarriers = self.obs.grid.shape
-        dense = (torch.view_as_real(pilots).movedim(-1, 1) @ self.interpolation).unflatten(-1, (subcarriers, symbols))
-        real, imaginary = self.network(dense.movedim(1, 2).flatten(2), conditions).split(symbols, dim=-1)
-        return torch.complex(real.contiguous(), imaginary.contiguous())
+        parts = torch.view_as_real(pilots).movedim(-1, 1)
+        with torch.autocast(parts.device.type, enabled=False):  # half precision would add an error of its own to every input
+            dense = (parts @ self.interpolation.to(parts.dtype)).unflatten(-1, (subcarriers, symbols))
+        image = self.network(dense.movedim(1, 2).flatten(2), conditions).to(parts.dtype)
+        return torch.complex(*(part.contiguous() for part in image.split(symbols, dim=-1)))

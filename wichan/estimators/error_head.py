@@ -28,11 +28,11 @@ class ErrorHead(nn.Module):
     def __init__(self, shape: tuple[int, int], num_conditions: int, hidden: int = 48) -> None:
         super().__init__()
         self.shape = shape
-        self.layers = nn.Sequential(
-            nn.Linear(4 + num_conditions, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, sum(shape) + 1)
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        sizes = (4 + num_conditions, hidden, hidden, sum(shape) + 1)
+        first, second, last = (nn.Linear(before, after) for before, after in zip(sizes, sizes[1:], strict=False))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)
         self.register_buffer("scale", torch.ones(()))
 
     def forward(

@@ -92,6 +92,7 @@ class LearnedEstimator(Estimator):
         with seeded(seed):
             self.network = self._build()
             self.error_head = ErrorHead(obs.grid.shape, len(self.wanted) if self.condition_ranges else 0)
+        self.to(index.device)
 
     pilot_order: torch.Tensor
 
@@ -153,7 +154,7 @@ class LearnedEstimator(Estimator):
         Raises:
             InvalidValueError: another grid or other positions; the line names both.
         """
-        if obs.grid != self.obs.grid:
+        if not _same_grid(obs.grid, self.obs.grid):
             raise InvalidValueError(f"{self.kind} was made for {self.obs.grid}, not for {obs.grid}")
         if obs.num_tx_ant != 1 or not torch.equal(obs.mask.cpu(), self.obs.mask.cpu()):
             raise InvalidValueError(f"{self.kind} was made for {_described(self.obs)}, not for {_described(obs)}")
@@ -189,12 +190,12 @@ class LearnedEstimator(Estimator):
         """
         symbols, subcarriers = self.obs.grid.shape
         check_shape("y", check_tensor("y", y, kind="complex"), (None, symbols, subcarriers))
-        if y.dtype.to_real() != self.error_head.scale.dtype:
+        if y.real.dtype != self.error_head.scale.dtype:
             raise InvalidTypeError(f"y has dtype {y.dtype}, the weights {self.error_head.scale.dtype}; convert one of them")
         batch = y.shape[:-2]
         pilots = self.least_squares(y)
         noise = check_noise(no, batch, dtype=y.real.dtype, device=y.device).expand(batch).reshape(-1)
-        noise = noise / self.obs.pilot_power
+        noise = noise / self._pilot_values().abs().square().mean().to(noise.dtype)
         level = pilots.abs().square().mean(-1).clamp_min(torch.finfo(noise.dtype).tiny ** 0.5)
         seen = self._conditions(conditions, noise, batch)
         scale = level.sqrt()[:, None] if self.scale_input else torch.ones_like(level)[:, None]
@@ -211,8 +212,12 @@ class LearnedEstimator(Estimator):
 
     def least_squares(self, y: torch.Tensor) -> torch.Tensor:
         r"""Least squares at the pilots, (n, num_pilots), subcarrier by subcarrier; n counts batch and antennas."""
-        symbols = self.obs.pilots.flatten()[self.pilot_order].to(y.dtype)
+        symbols = self._pilot_values().to(y.dtype)
         return check_finite("y", y.flatten(-2)[..., self.pilot_order]).reshape(-1, symbols.numel()) / symbols
+
+    def _pilot_values(self) -> torch.Tensor:
+        """Pilot symbols, (num_pilots,), subcarrier by subcarrier."""
+        return self.obs.pilots.flatten()[self.pilot_order]
 
     def _conditions(self, given: Mapping[str, Any], noise: torch.Tensor, batch: torch.Size) -> torch.Tensor | None:
         """What the network is told, (n, len(wanted)), scaled to -1 ... 1 or raw."""
@@ -275,6 +280,8 @@ def _checked_ranges(ranges: dict[str, tuple[float, float]] | None, wanted: tuple
 def _checked_condition(name: str, value: Any, batch: torch.Size, like: torch.Tensor) -> torch.Tensor:
     """A condition over the leading axes of ``batch``, spread to (n,)."""
     try:
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            raise TypeError
         tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError):
         raise InvalidTypeError(f"{name} must be a number or a real tensor, got {type(value).__name__}") from None
@@ -282,6 +289,13 @@ def _checked_condition(name: str, value: Any, batch: torch.Size, like: torch.Ten
     if tuple(tensor.shape) != tuple(batch[: tensor.dim()]):
         raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; it must fit the batch {tuple(batch)}")
     return tensor.reshape(*tensor.shape, *[1] * (len(batch) - tensor.dim())).expand(batch).reshape(-1)
+
+
+def _same_grid(one: OFDMGrid, other: OFDMGrid) -> bool:
+    """Whether two grids are equal but for a cyclic prefix that a link counts in whole samples (half a sample apart at most)."""
+    close = math.isclose(one.subcarrier_spacing, other.subcarrier_spacing, rel_tol=1e-9)
+    half_sample = 0.5 / one.bandwidth * (1 + 1e-6)
+    return one.shape == other.shape and close and abs(one.symbol_duration - other.symbol_duration) <= half_sample
 
 
 def _described(obs: OFDMPilots) -> str:

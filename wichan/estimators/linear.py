@@ -28,7 +28,11 @@ class Linear(LearnedEstimator):
 
     network: nn.Linear
     kind = "linear"
-    presets = {"paper": {"scale_input": False}, "default": {"pilots": {"symbols": (2, 5, 8, 11), "subcarrier_step": 3}}}
+    presets = {
+        "paper": {"scale_input": False},
+        "paper-large": {"scale_input": False, "pilots": {"symbols": (2, 11), "subcarrier_step": 10}},
+        "default": {"pilots": {"symbols": (2, 5, 8, 11), "subcarrier_step": 3}},
+    }
 
     def _build(self) -> nn.Module:
         return nn.Linear(self.obs.num_pilots, self.obs.grid.num_resource_elements)

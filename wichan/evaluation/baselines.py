@@ -26,7 +26,16 @@ BASELINES = Registry(
         "lmmse-pooled": "wichan.evaluation.baselines:build_lmmse_pooled",
         "lmmse-kronecker": "wichan.evaluation.baselines:build_lmmse_kronecker",
         "lmmse-separable": "wichan.evaluation.baselines:build_lmmse_separable",
+        "lmmse-plugin": "wichan.evaluation.plugin:build_lmmse_plugin",
+        "lmmse-bank": "wichan.evaluation.bank:build_lmmse_bank",
+        "delay-doppler-mixture": "wichan.evaluation.mixture_baseline:build_delay_doppler_mixture",
         "lmmse-genie": "wichan.evaluation.baselines:build_lmmse_genie",
+        "linear": "wichan.evaluation.learned:build_linear",
+        "cevit": "wichan.evaluation.learned:build_cevit",
+        "cevit-blind": "wichan.evaluation.learned:build_cevit_blind",
+        "fortitran": "wichan.evaluation.learned:build_fortitran",
+        "adafortitran": "wichan.evaluation.learned:build_adafortitran",
+        "adafortitran-blind": "wichan.evaluation.learned:build_adafortitran_blind",
         "sionna-ls": "wichan.integrations.sionna.baseline:build_ls",
         "sionna-lmmse": "wichan.integrations.sionna.baseline:build_lmmse",
     },
@@ -151,12 +160,12 @@ class ConditionGenie(Estimator):
 
 
 def resolve(entry: Any, name: str, setting: Setting) -> Built:
-    """Make an estimator ready: a registered name, a `Built`, or an object to call.
+    """Make an estimator ready: a name (registered, of a released model, a path of weights), a `Built`, or an object to call.
 
     An object may say in an attribute ``told`` (a tuple of names) which conditions it wants.
     """
     if entry is None or isinstance(entry, str):
-        built = BASELINES[entry or name](setting)
+        built = _by_name(entry or name, setting)
     elif isinstance(entry, Built):
         built = entry
     elif callable(entry):
@@ -164,3 +173,14 @@ def resolve(entry: Any, name: str, setting: Setting) -> Built:
     else:
         raise InvalidTypeError(f"estimators[{name!r}] must be a name or callable as (y, no), got {type(entry).__name__}")
     return built
+
+
+def _by_name(word: str, setting: Setting) -> Built:
+    if word in BASELINES:
+        made: Built = BASELINES[word](setting)
+        return made
+    from wichan.evaluation.learned import build_learned
+    from wichan.evaluation.names import check_known
+
+    check_known(word)
+    return build_learned(word, setting)

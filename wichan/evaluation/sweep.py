@@ -13,6 +13,7 @@ from wichan.evaluation.baselines import BASELINES, Built, resolve
 from wichan.evaluation.detail import DetailOptions, DetailTotals, check_detail
 from wichan.evaluation.feeds import DataFeed, Feed, FeedOptions, RecipeFeed
 from wichan.evaluation.measure import measure
+from wichan.evaluation.names import check_known, named
 from wichan.evaluation.result import Evaluation
 from wichan.evaluation.statistics import compare_beside
 from wichan.random import make_generator
@@ -48,8 +49,9 @@ def evaluate(
 
     Args:
         recipe: name, path or `Recipe` of kind ``ofdm``; with ``data`` it is read from the data set.
-        estimators: names of `BASELINES`, or a mapping ``name -> estimator``: a name, an `Estimator`, or anything callable as
-            ``(y, no, **conditions) -> Estimate`` or ``h_hat``, with the wanted conditions in its attribute ``told``.
+        estimators: names of `BASELINES`, ``NAME=PATH`` of a weight file or the path alone; or a mapping ``name -> estimator``:
+            a name, a path, an `Estimator`, or anything callable as ``(y, no, **conditions) -> Estimate`` or ``h_hat``, with
+            the wanted conditions in its attribute ``told``.
         sweep: the condition that changes, a key of the recipe's conditions, or ``"profile"``.
         points: its values in SI units; default 6 spread over the recipe's law. With ``data``: centres of bins.
         data: folder of a data set; its samples are binned by the swept condition instead of drawing new ones.
@@ -139,14 +141,14 @@ def _chosen(estimators: Sequence[str] | Mapping[str, Any], reference: str | None
     """Name -> entry, the reference appended where it is missing; unknown names are found before any work is done."""
     if isinstance(estimators, str):
         estimators = [estimators]
-    chosen = dict(estimators) if isinstance(estimators, Mapping) else dict.fromkeys(estimators)
+    chosen = dict(estimators) if isinstance(estimators, Mapping) else named(estimators)
     if not chosen:
         raise InvalidValueError(f"estimators is empty; at least one is needed (known: {', '.join(BASELINES)})")
     for name, entry in chosen.items():
         if not isinstance(name, str):
             raise InvalidTypeError(f"estimators={name!r} must be a name; give objects as a mapping name -> estimator")
         if entry is None or isinstance(entry, str):
-            check_choice("estimator", entry or name, BASELINES)
+            check_known(entry or name)
     if reference is not None and reference not in chosen:
         check_choice("reference", reference, dict.fromkeys([*chosen, *BASELINES]))
         chosen[reference] = None

@@ -39,8 +39,8 @@ class ConvEnhancer(nn.Module):
         for layer in middle:
             layer.weight[:2] = 0
             layer.weight[0, 0, 1, 1] = layer.weight[1, 1, 1, 1] = 1
-        for layer in (first, *middle):
-            layer.bias[:2] = 0
         last.weight.zero_()
         last.weight[0, 0, 1, 1], last.weight[0, 1, 1, 1] = 1, -1
-        last.bias.zero_()
+        for layer in convolutions:
+            assert layer.bias is not None  # every convolution here has one
+            layer.bias[:2] = 0

@@ -25,7 +25,7 @@ def to_patches(image: torch.Tensor, patch: tuple[int, int]) -> torch.Tensor:
     """Cut (batch, rows, columns) into (batch, patches, elements); patches and their elements row by row."""
     (rows, columns), (height, width) = image.shape[-2:], patch
     blocks = image.reshape(-1, rows // height, height, columns // width, width)
-    return blocks.transpose(2, 3).reshape(image.shape[0], -1, height * width)
+    return blocks.transpose(2, 3).reshape(image.shape[0], (rows // height) * (columns // width), height * width)
 
 
 def from_patches(tokens: torch.Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> torch.Tensor:

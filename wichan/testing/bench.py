@@ -63,9 +63,10 @@ class Bench:
         return signal + noise * (level[..., None, None] if level.dim() else level)
 
     def run(self, y: Any, no: Any, batch: tuple[int, ...] = (BATCH,), est: Any = None) -> Estimate:
-        """Estimate from ``y``."""
+        """Estimate from ``y``, with a gradient only where ``y`` asks for one."""
         extra = {} if self.conditions is None else self.conditions(batch)
-        return (self.est if est is None else est)(y, no, **extra)
+        with torch.set_grad_enabled(getattr(y, "requires_grad", False)):
+            return (self.est if est is None else est)(y, no, **extra)
 
     def pair(self, dtype: torch.dtype = torch.complex64) -> tuple[torch.Tensor, torch.Tensor]:
         """Channels and their observation, one batch."""

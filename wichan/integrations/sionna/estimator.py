@@ -62,7 +62,7 @@ def as_channel_estimator(
     Raises:
         MissingDependencyError: no usable Sionna.
         InvalidTypeError, InvalidValueError, ShapeError: no estimator, an estimator of other pilots than those of the resource
-            grid or for fewer streams, and in calls: inputs or answers that do not fit.
+            grid or for fewer streams, one that must be told more than ``no``, and in calls: inputs or answers that do not fit.
 
     Example:
         >>> import wichan as wc
@@ -82,6 +82,7 @@ def as_channel_estimator(
         check_choice("precision", precision, PRECISIONS)
     pilots = observation_of(resource_grid)
     built = _built(estimator, pilots)
+    _check_told(built)
     place = str(resource_grid.device) if device is None else str(device)
     _check_device(built, place)
     _check_pilots(built, pilots, resource_grid)
@@ -119,6 +120,16 @@ def _takes_pilots(function: Callable[..., Any]) -> bool:
     except ValueError:  # a built-in that does not say what it takes
         return True
     return True
+
+
+def _check_told(estimator: Any) -> None:
+    """A link hands over ``y`` and ``no`` alone: there is nobody who could tell true delay spreads."""
+    told = getattr(estimator, "told", ())
+    if isinstance(told, tuple) and told:
+        raise InvalidValueError(
+            f"estimator must be told {', '.join(map(str, told))}, which a Sionna link does not know; give "
+            "wichan.estimators.WithEstimatedConditions(estimator, observation_of(resource_grid)), which estimates them"
+        )
 
 
 def _own_pilots(estimator: Any) -> OFDMPilots | None:
