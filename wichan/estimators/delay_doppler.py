@@ -26,6 +26,7 @@ from wichan.observations.ofdm import OFDMPilots
 from wichan.random import make_generator
 
 _LEAST_SIGNAL = 0.02  # share of the pilots' power that counts as signal at least
+_CLEANINGS = 2  # rounds that take off the pilots what despreading lets through; more change the error by less than 1 %
 _JOINT_SHAPES = 11  # of each kind where pilots are no lattice: every pair keeps a filter over the whole grid
 
 
@@ -40,8 +41,11 @@ class DelayDopplerMixture(Estimator):
     .. math:: \hat h = \sum_{a,b,s} p(a, b, s \mid y)\; \mathrm{LMMSE}_{s T_a \otimes F_b}(y),
 
     with ``err_var`` the variance of that mixture (`wichan.estimators.mixture.SeparableMixture`). All receive and transmit
-    antennas vote on (a, b, s) together.
-    On wide bands, where a frame shows its paths one by one, the codebook of some tens of shapes is a smooth prior and no more.
+    antennas vote on (a, b, s) together. On wide bands, where a frame shows its paths one by one, the codebook of some tens of
+    shapes is a smooth prior and no more.
+
+    Transmit antennas that share pilot elements are told apart by despreading, through which a channel that varies within a
+    group leaks into the others. What leaks follows from the estimate: it is taken off the pilots and the estimate made anew.
 
     It follows the scale and the phase of its input exactly: powers are counted from the frame's own pilots, with an even
     prior over ``scales_db`` around them.
@@ -77,6 +81,8 @@ class DelayDopplerMixture(Estimator):
     scales: torch.Tensor
     wanted_times: torch.Tensor
     wanted_frequencies: torch.Tensor
+    pilot_times: torch.Tensor
+    pilot_frequencies: torch.Tensor
 
     def __init__(
         self,
@@ -109,8 +115,9 @@ class DelayDopplerMixture(Estimator):
             self.mixture = self._joint(*size, generator)
         else:
             self.mixture = self._separable(self.lattice, num_delay_shapes, num_doppler_shapes, generator)
-        self.register_buffer("wanted_times", self.time.wanted, persistent=False)
-        self.register_buffer("wanted_frequencies", self.frequency.wanted, persistent=False)
+        for name, axis in (("times", self.time), ("frequencies", self.frequency)):
+            self.register_buffer(f"wanted_{name}", axis.wanted, persistent=False)
+            self.register_buffer(f"pilot_{name}", axis.pilots, persistent=False)
         self.to(obs.pilots.device)
 
     time: Axis
@@ -178,10 +185,20 @@ class DelayDopplerMixture(Estimator):
         pilots, gain = self.lattice(y)
         noise = noise * gain.to(noise.dtype)
         power = _signal_power(pilots.flatten(1), noise)
-        x = pilots.flatten(1, 2) / power.sqrt()[:, None, None, None]
-        mean, variance, _ = mixture(x, noise / power)
         scale = power[:, None, None, None]
-        return self._on_grid(mean * scale.sqrt()), self._on_grid(variance * scale)
+        clean = pilots
+        for left in reversed(range(1 + (_CLEANINGS if self.lattice.is_despread else 0))):
+            mean, variance, _ = mixture(clean.flatten(1, 2) / scale.sqrt(), noise / power)
+            mean = mean * scale.sqrt()
+            if left:
+                clean = pilots - self._leak(self.lattice, mean)
+        return self._on_grid(mean), self._on_grid(variance * scale)
+
+    def _leak(self, lattice: PilotLattice, rows: torch.Tensor) -> torch.Tensor:
+        """What despreading adds to the pilots of a channel that varies within a group, (n, rx, tx, S, K)."""
+        at_pilots = rows.index_select(-2, self.pilot_times).index_select(-1, self.pilot_frequencies)
+        despread, _ = lattice(OFDMPilots.noiseless(self.obs, self._on_grid(rows)))
+        return despread - at_pilots.unflatten(1, (-1, self.obs.num_tx_ant))
 
     def _on_grid(self, rows: torch.Tensor) -> torch.Tensor:
         """Take from (n, antennas, rows, rows) what each transmit antenna calls the grid."""

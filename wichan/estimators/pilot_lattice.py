@@ -145,6 +145,11 @@ class PilotLattice(nn.Module):
         """The pilots."""
         return self.tables.obs
 
+    @property
+    def is_despread(self) -> bool:
+        """Whether a point is made of several elements, so that antennas leak into each other where a channel varies."""
+        return any(table.index.shape[1] > 1 for table in self.tables.antennas())
+
     def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Estimate at the lattice.
 

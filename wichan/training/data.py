@@ -87,7 +87,7 @@ class StreamSource(FrameSource):
     Args:
         recipe: name, path or loaded recipe of kind ``ofdm``.
         overrides: settings to change.
-        seed: of the training frames; the validation set has the recipe's own.
+        seed: of the training frames; the validation set has the recipe's own, and so do both where fading is frozen.
         device: where frames are computed and stay.
     """
 
@@ -96,7 +96,8 @@ class StreamSource(FrameSource):
 
         loaded = load_recipe(recipe, overrides)
         _check_recipe(loaded)
-        self.name, self.seed = f"recipe {loaded.name}", seed
+        # Frozen channels belong to a seed: with another one, training would see other channels than validation.
+        self.name, self.seed = f"recipe {loaded.name}", seed if loaded.independent_fading else loaded.seed
         self._samplers: dict[str, BlockSampler] = {}
         for split in (TRAIN, VALIDATION):
             chosen = load_recipe(loaded, {"split": split})
