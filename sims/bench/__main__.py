@@ -18,6 +18,7 @@ KERNELS = {
     "cdl": "channels:cdl",
     "tdl": "channels:tdl",
     "lmmse": "lmmse:lmmse",
+    "learned": "learned:learned",
     "csi-rrg": "datasets:csi_rrg",
     "write": "datasets:write",
 }

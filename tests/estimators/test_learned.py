@@ -118,6 +118,11 @@ def test_snr_follows_from_the_noise_unless_it_is_told(kind: str, generator: torc
     want = est(y, no, **TOLD)
     assert close(est(y, no, snr_db=obs.snr_db_from_no(no), **TOLD), want, rtol=1e-4)  # the head sees the ratio's logarithm
     assert not close(est(y, no, snr_db=30.0, **TOLD), want)
+    # Unit mean power is assumed: ten times the power with ten times the noise is told as 10 dB less.
+    snr_db = obs.snr_db_from_no(no)
+    louder = est(10**0.5 * y, 10 * no, **TOLD)
+    assert close(louder, est(10**0.5 * y, 10 * no, snr_db=snr_db - 10, **TOLD), rtol=1e-4)
+    assert not close(louder, est(10**0.5 * y, 10 * no, snr_db=snr_db, **TOLD), rtol=1e-4)
     assert close(est(y, 0.0, **TOLD), est(y, 0.0, snr_db=60.0, **TOLD))  # no noise counts as 60 dB
     assert close(est(y, no, nothing_known=1.0, **TOLD), want)
 
@@ -441,7 +446,7 @@ def test_pilots_are_read_subcarrier_by_subcarrier(generator: torch.Generator) ->
     assert torch.equal(x, want)
 
 
-def test_published_pilots_are_those_of_the_dossier() -> None:
+def test_published_pilots() -> None:
     obs = published_pilots(symbols=(2, 11), subcarrier_step=3)
     assert obs.num_pilots == 80 and obs.grid.shape == (14, 120) and obs.pilot_subcarriers[-1] == 117
 

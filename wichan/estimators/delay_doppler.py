@@ -57,7 +57,7 @@ class DelayDopplerMixture(Estimator):
         num_delay_shapes, num_doppler_shapes: size of the codebooks.
         scales_db: powers around the frame's own that are thought possible; fading makes that one uncertain.
         delay_spread: least and largest RMS delay spread that is thought possible [s], log-uniform.
-        max_doppler: largest Doppler that is thought possible [Hz]; default 0.43 / (spacing of the pilot symbols).
+        max_doppler: largest Doppler that is thought possible [Hz]; default 0.43 / (spacing of an antenna's pilot symbols).
         num_draws: profiles and spectra that each codebook is made from.
         seed: of the draws; the same seed gives the same codebook.
 
@@ -106,7 +106,7 @@ class DelayDopplerMixture(Estimator):
             raise InvalidTypeError(f"obs must be OFDMPilots, got {type(obs).__name__}")
         self.obs = obs
         self.lattice = _lattice(obs)
-        self._prior = (check_int("num_draws", num_draws, minimum=1), (low, high), _top(obs, max_doppler))
+        self._prior = (check_int("num_draws", num_draws, minimum=1), (low, high), _top(obs, self.lattice, max_doppler))
         scales = 10 ** (torch.tensor([check_real("scales_db", s) for s in scales_db], dtype=torch.float64) / 10)
         self.register_buffer("scales", scales, persistent=False)
         generator = make_generator(seed, "delay-doppler-mixture")
@@ -237,9 +237,13 @@ def _signal_power(pilots: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return torch.where(power > 0, power, torch.where(noise > 0, noise, torch.ones_like(noise)))
 
 
-def _top(obs: OFDMPilots, max_doppler: float | None) -> float:
+def _top(obs: OFDMPilots, lattice: PilotLattice | None, max_doppler: float | None) -> float:
     if max_doppler is not None:
         return check_real("max_doppler", max_doppler, minimum=0.0)
-    if len(obs.pilot_symbols) < 2:
-        raise InvalidValueError("max_doppler=None needs pilots in at least 2 symbols; with one, say the largest Doppler [Hz]")
-    return 0.43 / (float(obs.pilot_symbols.diff().min()) * obs.grid.symbol_duration)
+    # Of one antenna: others may send at other times, and symbols that are despread together count as one.
+    times = obs.pilot_symbols * obs.grid.symbol_duration if lattice is None else lattice.times
+    if len(times) < 2:
+        raise InvalidValueError(
+            "max_doppler=None needs pilots of an antenna at 2 times at least; with one, say the largest Doppler [Hz]"
+        )
+    return 0.43 / float(times.diff().min())

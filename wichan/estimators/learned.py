@@ -45,7 +45,8 @@ class LearnedEstimator(Estimator):
     Args:
         obs: the pilots; one transmit antenna.
         scale_input: divide the pilots of a frame by their root mean square and multiply the estimate by it, so that the
-            estimate follows the scale of its input. ``False``: as published.
+            estimate follows the scale of its input; what the network is told of the SNR does too if it is passed (see
+            `forward`). ``False``: as published.
         condition_ranges: name -> (low, high) in SI units, mapped to -1 and 1 before the network sees them. ``None``: raw
             numbers in dB, ns and Hz, as published; then the SNR must be told too, in whatever convention was trained on.
         seed: of the initial weights.
@@ -180,7 +181,8 @@ class LearnedEstimator(Estimator):
             y: complex64 or complex128, (\*batch, num_rx_ant, num_ofdm_symbols, num_subcarriers); the precision of the weights.
             no: noise variance, at least 0: a number, or a tensor over the leading batch axes.
             **conditions: what the network is `told`, SI units (``snr_db`` in dB): numbers or tensors over leading batch
-                axes. ``snr_db`` may be passed instead of following from ``no``; others are ignored.
+                axes. ``snr_db`` (per pilot) may be passed; else it follows from ``no`` as for channels of unit mean power,
+                which is wrong behind a path loss that has not been normalised. Others are ignored.
 
         Returns:
             `Estimate`: h_hat and err_var, (\*batch, num_rx_ant, 1, num_ofdm_symbols, num_subcarriers).

@@ -1,8 +1,8 @@
 r"""Softmax attention for many short sequences with narrow heads on a CPU, twice as fast as the general kernel.
 
-With heads of 8 features the matrix products are so thin that their layout decides. Here scores are laid out keys x queries
-in pieces that stay in the cache, the exponential is taken without a maximum (safe for bounded scores, which is checked), the
-row sums come out of the second product through a row of ones, and the backward pass subtracts its row sums inside a product:
+With heads of 8 to 32 features the matrix products are so thin that their layout decides. Here scores are laid out keys x
+queries in pieces that stay in the cache, the exponential is taken without a maximum (and checked afterwards), the sums over
+keys come out of the second product through a row of ones, and the backward pass subtracts its sums inside a product:
 
 .. math:: E = 2^{K Q^T \log_2(e) / \sqrt d}, \qquad [O; l] = [V^T; 1] E, \qquad \mathrm{attention} = O / l .
 """
@@ -16,9 +16,9 @@ import torch
 from torch.nn import functional
 
 _LOG2E = 1 / math.log(2)
-_PIECE_BYTES = 2**20  # scores of one piece: half of what a core's second cache holds
-_LARGEST_SCORE = 60.0  # exp(60) times 10^10 keys is still far below the largest float32, exp(-60) far above the smallest
-_WIDEST_HEAD = 16
+_PIECE_BYTES = 5 << 18  # scores of one piece: about what a core's second cache holds
+_LARGEST_SUM = 1e15  # far enough from overflow, and its inverse from underflow, for any values and gradients that matter
+_WIDEST_HEAD = 32
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
@@ -33,12 +33,13 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropo
 
     Cost: 4 tokens^2 features FLOP and tokens^2 exponentials a head; no memory of tokens^2 but one piece.
     """
-    if _is_narrow(query) and not dropout and _bounded(query, key):
-        return _NarrowAttention.apply(query, key, value)
+    if is_narrow(query) and not dropout:
+        return packed_attention(torch.stack([part.mT for part in (query, key, value)], dim=2)).mT
     return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
 
 
-def _is_narrow(query: torch.Tensor) -> bool:
+def is_narrow(query: torch.Tensor) -> bool:
+    """Whether `packed_attention` is the quick way for heads (..., features)."""
     return (
         query.device.type == "cpu"
         and query.dtype in (torch.float32, torch.float64)
@@ -47,64 +48,99 @@ def _is_narrow(query: torch.Tensor) -> bool:
     )
 
 
-def _bounded(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether no score can leave the range of the exponential (Cauchy and Schwarz); false for NaN."""
-    with torch.no_grad():
-        longest = query.square().sum(-1).amax() * key.square().sum(-1).amax() if query.numel() else query.new_zeros(())
-        return bool(longest <= _LARGEST_SCORE**2 * query.shape[-1])
+def packed_attention(parts: torch.Tensor) -> torch.Tensor:
+    """The same from queries, keys and values in one tensor, (batch, heads, 3, features, tokens).
+
+    Returns:
+        (batch, heads, features, tokens).
+    """
+    return _NarrowAttention.apply(parts)
 
 
 class _NarrowAttention(torch.autograd.Function):
     """Everything transposed: (sequences, features, tokens), so that the long axis is the contiguous one."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        batch, heads, tokens, width = query.shape
-        scaled = (query * (_LOG2E / math.sqrt(width))).reshape(-1, tokens, width).mT.contiguous()
-        keys = key.reshape(-1, tokens, width)
-        values = torch.cat([value.mT.reshape(-1, width, tokens), value.new_ones(batch * heads, 1, tokens)], dim=1)
-        out = values.new_empty(values.shape)
-        scores = _piece(keys)
-        for part in _parts(scores, keys):
-            weights = scores[: part.stop - part.start]
-            torch.bmm(keys[part], scaled[part], out=weights).exp2_()
-            torch.bmm(values[part], weights, out=out[part])
-        total = out[:, width:]
-        mixed = out[:, :width] / total
-        ctx.save_for_backward(scaled, keys, values, mixed, total)
-        return mixed.view(batch, heads, width, tokens).mT
+    def forward(ctx: Any, parts: torch.Tensor) -> torch.Tensor:
+        flat = parts.flatten(0, 1)
+        out, top = _mix(flat, None), None
+        if not _in_range(out[:, -1]):
+            top = torch.empty_like(out[:, -1:])
+            out = _mix(flat, top)
+        total = out[:, -1:]
+        mixed = out[:, :-1] / total
+        ctx.save_for_backward(parts, mixed, total, top)
+        return mixed.view(*parts.shape[:2], *mixed.shape[1:])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        scaled, keys, values, mixed, total = ctx.saved_tensors
-        shape, width = grads[0].shape, keys.shape[-1]
-        grad = grads[0].mT.reshape(-1, width, keys.shape[1])
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        parts, mixed, total, top = ctx.saved_tensors
+        grad = grads[0].reshape(mixed.shape)
         # The last row times the ones of the values subtracts each query's sum over P dP inside the product.
         grad = torch.cat([grad, -(mixed * grad).sum(1, keepdim=True)], dim=1).div_(total)
-        turned, keys_turned = values.mT.contiguous(), keys.mT.contiguous()
-        d_query, d_key, d_value = (torch.empty_like(scaled) for _ in range(3))
-        scores, slopes = _piece(keys), _piece(keys)
-        for part in _parts(scores, keys):
-            weights, slope = scores[: part.stop - part.start], slopes[: part.stop - part.start]
-            torch.bmm(keys[part], scaled[part], out=weights).exp2_()
-            torch.bmm(grad[part, :width], weights.mT, out=d_value[part])
-            torch.bmm(turned[part], grad[part], out=slope).mul_(weights)
-            torch.bmm(keys_turned[part], slope, out=d_query[part])
-            torch.bmm(scaled[part], slope.mT, out=d_key[part])
-        d_query.mul_(1 / math.sqrt(width))
-        d_key.mul_(1 / _LOG2E)
-        turned_shape = (*shape[:2], width, shape[2])
-        return d_query.view(turned_shape).mT, d_key.view(turned_shape).mT, d_value.view(turned_shape).mT
+        slopes = torch.empty_like(parts, memory_format=torch.contiguous_format)
+        _slopes(parts.flatten(0, 1), grad, top, slopes.flatten(0, 1))
+        return slopes
 
 
-def _piece(keys: torch.Tensor) -> torch.Tensor:
-    """Room for the scores of some sequences, (pieces, tokens, tokens)."""
-    tokens = keys.shape[1]
-    count = max(1, _PIECE_BYTES // max(1, tokens * tokens * keys.element_size()))
-    return keys.new_empty(min(count, keys.shape[0]), tokens, tokens)
+def _mix(parts: torch.Tensor, top: torch.Tensor | None) -> torch.Tensor:
+    """[V; 1] E, (sequences, features + 1, tokens); what is subtracted from the scores goes into ``top``, if given."""
+    queries, keys, values = parts.unbind(1)
+    count, width, tokens = values.shape
+    out = values.new_empty(count, width + 1, tokens)
+    scores, extended = _rooms(parts, 1)
+    for part, size in _pieces(parts):
+        weights = _scores(scores[:size], keys[part], queries[part])
+        if top is not None:
+            weights.sub_(torch.amax(weights, 1, keepdim=True, out=top[part]))
+        extended[:size, :width] = values[part]
+        torch.bmm(extended[:size], weights.exp2_(), out=out[part])
+    return out
 
 
-def _parts(scores: torch.Tensor, keys: torch.Tensor) -> list[slice]:
-    step, count = scores.shape[0], keys.shape[0]
-    return [slice(start, min(start + step, count)) for start in range(0, count, max(step, 1))]
+def _slopes(parts: torch.Tensor, grad: torch.Tensor, top: torch.Tensor | None, out: torch.Tensor) -> None:
+    """Gradients with respect to ``parts`` into ``out``."""
+    queries, keys, values = parts.unbind(1)
+    d_query, d_key, d_value = out.unbind(1)
+    width = values.shape[1]
+    scores, slopes, extended = _rooms(parts, 2)
+    for part, size in _pieces(parts):
+        weights, slope = _scores(scores[:size], keys[part], queries[part]), slopes[:size]
+        if top is not None:
+            weights.sub_(top[part])
+        weights.exp2_()
+        extended[:size, :width] = values[part]
+        torch.bmm(extended[:size].mT, grad[part], out=slope).mul_(weights)
+        d_value[part].baddbmm_(grad[part, :width], weights.mT, beta=0)
+        d_query[part].baddbmm_(keys[part], slope, beta=0, alpha=1 / math.sqrt(width))
+        d_key[part].baddbmm_(queries[part], slope.mT, beta=0, alpha=1 / math.sqrt(width))
+
+
+def _scores(out: torch.Tensor, keys: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    return out.baddbmm_(keys.mT, queries, beta=0, alpha=_LOG2E / math.sqrt(keys.shape[1]))
+
+
+def _in_range(total: torch.Tensor) -> bool:
+    """Whether no exponential came near the ends of its range; false for NaN."""
+    if not total.numel():
+        return True
+    low, high = torch.aminmax(total)
+    return bool((low > 1 / _LARGEST_SUM) & (high < _LARGEST_SUM))
+
+
+def _step(parts: torch.Tensor) -> int:
+    """How many sequences have their scores in the cache at a time."""
+    tokens = parts.shape[-1]
+    return min(max(1, _PIECE_BYTES // max(1, tokens * tokens * parts.element_size())), max(1, len(parts)))
+
+
+def _pieces(parts: torch.Tensor) -> list[tuple[slice, int]]:
+    count, step = len(parts), _step(parts)
+    return [(slice(start, start + step), min(step, count - start)) for start in range(0, count, step)]
+
+
+def _rooms(parts: torch.Tensor, number: int) -> list[torch.Tensor]:
+    """``number`` squares for scores (step, tokens, tokens), and values with a row of ones (step, features + 1, tokens)."""
+    step, width, tokens = _step(parts), *parts.shape[-2:]
+    return [*(parts.new_empty(step, tokens, tokens) for _ in range(number)), parts.new_ones(step, width + 1, tokens)]

@@ -18,12 +18,13 @@ class ConvEnhancer(nn.Module):
         sizes = (1, *channels, 1)
         layers: list[nn.Module] = []
         for before, after in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
+        # Channels last: with 8 to 32 maps a CPU convolves that faster.
+        self.layers = nn.Sequential(*layers[:-1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(batch, rows, columns) to the same."""
-        return self.layers(image.unsqueeze(1)).squeeze(1)
+        return self.layers(image.unsqueeze(1).contiguous(memory_format=torch.channels_last)).squeeze(1)
 
     @torch.no_grad()
     def start_as_identity(self) -> None:

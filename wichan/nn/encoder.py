@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from wichan.errors import InvalidValueError
-from wichan.nn.attention import attention
+from wichan.nn.attention import attention, is_narrow, packed_attention
 
 
 class SelfAttention(nn.Module):
@@ -37,10 +37,22 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width) to the same."""
         batch, count, width = tokens.shape
+        if is_narrow(tokens[..., : width // self.heads]) and not (self.training and self.dropout):
+            return self._transposed(tokens)
         parts = functional.linear(tokens, self.in_weight, self.in_bias)
         query, key, value = parts.view(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mixed = attention(query, key, value, self.dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).reshape(batch, count, width))
+
+    def _transposed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The same with tokens along the last axis inside, so that nothing has to be copied."""
+        batch, count, width = tokens.shape
+        each = (3, self.heads, width // self.heads)
+        weight = self.in_weight.view(*each, width).transpose(0, 1).reshape(3 * width, width)
+        bias = self.in_bias.view(each).transpose(0, 1).reshape(3 * width, 1)
+        parts = torch.baddbmm(bias, weight.expand(batch, -1, -1), tokens.mT)
+        mixed = packed_attention(parts.view(batch, self.heads, 3, width // self.heads, count)).flatten(1, 2)
+        return torch.baddbmm(self.out.bias, mixed.mT, self.out.weight.mT.expand(batch, -1, -1))
 
 
 class EncoderLayer(nn.Module):
