@@ -150,7 +150,7 @@ def test_conditions_are_mapped_to_their_ranges() -> None:
 def test_missing_conditions_are_named_in_one_line(kind: str, generator: torch.Generator) -> None:
     y = observed(generator, 2)
     with pytest.raises(
-        InvalidValueError, match=r"^delay_spread and max_doppler is missing: .*WithEstimatedConditions"
+        InvalidValueError, match=r"^delay_spread and max_doppler are missing: .*WithEstimatedConditions"
     ) as caught:
         make(kind)(y, 0.05)
     assert "\n" not in str(caught.value)

@@ -228,9 +228,10 @@ class LearnedEstimator(Estimator):
         columns = []
         for name in self.wanted:
             if given.get(name) is None and name in self.told:
-                missing = " and ".join(n for n in self.told if given.get(n) is None)
+                missing = [n for n in self.told if given.get(n) is None]
+                verb = "is" if len(missing) == 1 else "are"
                 raise InvalidValueError(
-                    f"{missing} is missing: {self.kind} must be told {', '.join(self.told)}; "
+                    f"{' and '.join(missing)} {verb} missing: {self.kind} must be told {', '.join(self.told)}; "
                     "wichan.estimators.WithEstimatedConditions(estimator, obs) estimates them from the pilots"
                 )
             if given.get(name) is None:
