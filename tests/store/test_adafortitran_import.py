@@ -319,7 +319,7 @@ def test_the_numbers_of_the_warning(tmp_path: Path, maker: Maker) -> None:
         {"offset": 0, "step": 3, "snr": "-7"},
         {"snr": "30"},
     ],
-    ids=str,
+    ids=lambda options: ",".join(options) or "plain",
 )
 def test_honest_data_do_not_warn(tmp_path: Path, maker: Maker, options: dict[str, Any]) -> None:
     assert noise_warning(tmp_path, maker, **options) == ""
