@@ -17,7 +17,7 @@ from wichan.cli.console import human_bytes, human_seconds, stderr
 from wichan.cli.progress import ProgressReport
 from wichan.errors import StoreError, WichanWarning
 
-VERBS = ("simulate", "recipes", "info", "verify", "plot", "evaluate", "doctor")
+VERBS = ("simulate", "recipes", "info", "verify", "plot", "train", "models", "evaluate", "doctor")
 
 
 def wichan(*args: str) -> Any:

@@ -137,8 +137,10 @@ def test_half_precision_wraps_the_forward_pass(tiny: Make, monkeypatch: pytest.M
 
     monkeypatch.setattr(wc.estimators.FortiTran, "_build", spied)
     train(tiny("fortitran", precision="bf16-mixed", max_steps=1, loss="mse", ema=0.0))
-    assert seen[0] == torch.bfloat16  # the step
-    assert set(seen[1:]) == {torch.float32}  # validation
+    first = seen.index(torch.float32)  # a batch goes through in pieces
+    assert first > 0
+    assert set(seen[:first]) == {torch.bfloat16}  # the step
+    assert set(seen[first:]) == {torch.float32}  # validation
 
 
 def test_the_gradient_is_clipped(tiny: Make, tmp_path: Path) -> None:
@@ -326,7 +328,7 @@ def test_folders_that_cannot_be_resumed(tiny: Make, tmp_path: Path) -> None:
         train(tiny(), out=tmp_path)
     with pytest.raises(InvalidValueError, match="a run with model='linear', not 'fortitran'"):
         train(tiny("fortitran"), out=tmp_path, resume=True)
-    with pytest.raises(InvalidValueError, match=r"a run with lr=0\.002, not 0\.5"):
+    with pytest.raises(InvalidValueError, match=r"a run with lr=0\.0002, not 0\.5"):
         train(tiny(lr=0.5), out=tmp_path, resume=True)
     state = tmp_path / "last.safetensors"
     whole = state.read_bytes()
