@@ -52,7 +52,8 @@ def exact_frame(doppler: float, spread: float, onset: float = 0.0) -> torch.Tens
     over_time = j0(2 * np.pi * doppler * np.subtract.outer(times, times))
     gap = 2j * np.pi * np.subtract.outer(tones, tones)
     root = np.kron(sqrtm(over_time), sqrtm(np.exp(-gap * onset) / (1 + gap * spread)))
-    signal = torch.from_numpy(root.T * math.sqrt(len(root))).to(torch.complex128)
+    # Older versions of SciPy give an extended precision that torch does not know.
+    signal = torch.from_numpy((root.T * math.sqrt(len(root))).astype(np.complex128))
     y = torch.zeros(len(root), GRID.num_resource_elements, dtype=torch.complex128)
     return y.index_copy(1, PILOTS.pilot_index, signal * PILOTS.pilot_values()[0]).unflatten(1, GRID.shape)
 
