@@ -61,8 +61,8 @@ format: $(VENV)/.ready-test ## sort imports, mend what ruff can mend, lay out th
 api: $(VENV)/.ready-test ## write tests/api_surface.json anew, after a public name or its signature was changed on purpose
 	$(BIN)/python tests/test_api_surface.py --update
 
-docs: $(VENV)/.ready-docs ## the site, into docs/_build/html; a warning is an error
-	$(BIN)/python -m sphinx -W --keep-going -d docs/_build/doctrees -b html docs docs/_build/html
+docs: $(VENV)/.ready-docs ## the site, into docs/_build/html; a warning is an error, so nothing is reused
+	$(BIN)/python -m sphinx -E -W --keep-going -d docs/_build/doctrees -b html docs docs/_build/html
 
 clean: ## remove .venv, caches and results/
 	rm -rf $(VENV) $(LOWEST) results docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

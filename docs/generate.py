@@ -18,6 +18,8 @@ REPOSITORY_FILES = ("CONTRIBUTING.md", "CHANGELOG.md")
 
 # What stands between single backticks may be an argument or a word of another package; a full name of ours must exist.
 NITPICK_IGNORE = [("py:.*", r"(?!wichan\.).*")]
+# Of these a class page lists nothing that was inherited: their docstrings are written for another site.
+FOREIGN_BASES = "Module, LightningModule, ModelHooks, DataHooks, CheckpointHooks, BaseModel, ABC, Mapping, tuple, object"
 
 
 # -- What is public ----------------------------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ def entry(room: str, name: str, value: Any) -> list[str]:
     if inspect.ismodule(value):
         return [f"A package of its own: `{value.__name__}`."]
     if inspect.isclass(value):
-        inherited = ["   :inherited-members: Module, BaseModel, ABC, Mapping, tuple, object"]
+        inherited = [f"   :inherited-members: {FOREIGN_BASES}"]
         kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
         return [f".. {kind}:: {full}", *index] + ([] if kind == "autoexception" else inherited)
     if inspect.isroutine(value):

@@ -17,7 +17,7 @@ from wichan.nn.encoder import EncoderLayer, sinusoidal_positions
 from wichan.nn.patches import check_patches, from_patches, to_patches
 from wichan.observations.ofdm import OFDMPilots
 
-_CHUNK = 4  # frames at once on a CPU: what a layer makes of them stays in the cache
+_CACHED_NUMBERS = 150_000  # of tokens at once on a CPU: what a layer makes of them is still in the cache for the next one
 
 
 class FortiTranNetwork(nn.Module):
@@ -171,7 +171,8 @@ class FortiTran(LearnedEstimator):
         inputs = [pilots] if conditions is None else [pilots, conditions]
         if torch.compiler.is_compiling() or pilots.device.type != "cpu" or not len(pilots):
             return both_parts(self.network, *inputs)
-        pieces = zip(*(part.split(_CHUNK) for part in inputs), strict=True)
+        count = max(1, _CACHED_NUMBERS // (self.network.num_tokens * self.hyper["width"]))
+        pieces = zip(*(part.split(count) for part in inputs), strict=True)
         return torch.cat([both_parts(self.network, *piece) for piece in pieces])
 
     @torch.no_grad()
