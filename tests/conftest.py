@@ -24,6 +24,7 @@ import torch
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ADAPTERS = Path(__file__).resolve().parents[1] / "wichan" / "integrations" / "sionna"
 HAS_SIONNA = importlib.util.find_spec("sionna") is not None
+HAS_PEERS = all(importlib.util.find_spec(name) is not None for name in ("gmm_estimator", "qce"))
 DESELECTED = pytest.StashKey[Counter]()
 
 # The same examples in every run, and no deadline: a busy machine is not a bug.
@@ -58,6 +59,8 @@ def _missing(item: pytest.Item) -> str | None:
         return "shared_data (no recorded data)"
     if _needs_sionna(item) and not HAS_SIONNA:
         return "sionna (Sionna is not installed)"
+    if item.get_closest_marker("peers") and not HAS_PEERS:
+        return "peers (gmm-estimator or qce is not installed)"
     return None
 
 
@@ -129,7 +132,7 @@ def _guarded(item: pytest.Item) -> Iterator[None]:
         after = _global_state()
         _restore(before)
     changed = [name for name, value in before.items() if not _same(value, after[name])]
-    if item.get_closest_marker("sionna"):  # Sionna draws from the global generators by design
+    if item.get_closest_marker("sionna") or item.get_closest_marker("peers"):  # they draw from the global generators by design
         changed = [name for name in changed if "generator" not in name]
     if changed:
         pytest.fail(f"the test changed {', '.join(changed)}", pytrace=False)

@@ -18,6 +18,7 @@ _ROOMS = (
     "metrics",
     "nn",
     "observations",
+    "priors",
     "simulate",
     "store",
     "testing",

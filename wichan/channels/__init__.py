@@ -13,6 +13,8 @@ _EXPORTS = {
     "Rays": "rays",
     "RayleighBlock": "rayleigh",
     "RicianBlock": "rayleigh",
+    "SpatialDraw": "spatial",
+    "SpatialGaussian": "spatial",
     "TDL": "tdl",
     "TapTable": "profiles",
     "Terminal": "plane_waves",

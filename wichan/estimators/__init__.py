@@ -26,6 +26,17 @@ LEARNED = Registry(
 
 _NAMES = {
     "AdaFortiTran": "wichan.estimators.adafortitran",
+    "BLS": "wichan.estimators.bussgang",
+    "BussgangGMM": "wichan.estimators.bussgang_mixture",
+    "BussgangGenie": "wichan.estimators.bussgang",
+    "BussgangLMMSE": "wichan.estimators.bussgang",
+    "BussgangMFA": "wichan.estimators.bussgang_mixture",
+    "BussgangMixture": "wichan.estimators.bussgang_mixture",
+    "BussgangVAE": "wichan.estimators.bussgang_vae",
+    "CMEGibbs": "wichan.estimators.gibbs",
+    "GMM": "wichan.priors.gmm",
+    "MFA": "wichan.priors.mfa",
+    "VAE": "wichan.priors.vae",
     "CeViT": "wichan.estimators.cevit",
     "FortiTran": "wichan.estimators.fortitran",
     "LearnedEstimator": "wichan.estimators.learned",

@@ -8,10 +8,13 @@ _NAMES = {
     "OFDMGrid": "wichan.grid",
     "OFDMPilots": "wichan.observations.ofdm",
     "Observation": "wichan.observations.base",
+    "QuantizedPilots": "wichan.observations.quantized",
+    "Quantizer": "wichan.observations.quantizer",
     "PilotPattern": "wichan.observations.pilots",
     "SNRConvention": "wichan.observations.snr",
     "SNR_CONVENTIONS": "wichan.observations.snr",
     "TimeDomainPilots": "wichan.observations.time_domain",
+    "arcsine_law": "wichan.observations.quantizer_statistics",
     "block_pattern": "wichan.observations.pilots",
     "comb_pattern": "wichan.observations.pilots",
     "convert_snr_db": "wichan.observations.snr",
@@ -22,7 +25,9 @@ _NAMES = {
     "late_path_distortion": "wichan.observations.distortion",
     "model_distortion": "wichan.observations.distortion",
     "no_from_snr_db": "wichan.observations.snr",
+    "pilot_sequence": "wichan.observations.quantized",
     "qpsk_sequence": "wichan.observations.sequences",
+    "quantized_ofdm": "wichan.observations.quantized_ofdm",
     "snr_db_from_no": "wichan.observations.snr",
 }
 
