@@ -64,6 +64,18 @@ GOLDEN: dict[str, Any] = {
             -0.039191 + 0.110233j,
         ],
     ),
+    "quantized-simo": (
+        1,
+        "78f8dbfaecd84fb8",
+        [
+            -0.216237 - 1.095917j,
+            -0.077242 - 0.382734j,
+            1.504950 - 0.261579j,
+            -0.707107 - 0.707107j,
+            -0.707107 + 0.707107j,
+            0.707107 - 0.707107j,
+        ],
+    ),
     "csi-rrg": (
         1,
         "232deed1c72ce66c",
@@ -105,6 +117,7 @@ PLACES = {
     "mimo-ofdm": ("val", "main", 1),
     "csi-rrg": ("generalization", "cm_E_ds_050_ms_045", 2),
     "umi-ofdm": ("val", "main", 1),
+    "quantized-simo": ("test", "main", 1),
 }
 
 

@@ -29,11 +29,11 @@ def source_class(name: str) -> type[ChannelSource]:
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """The parts that a recipe of kind ``ofdm`` is made of, for simulation and for estimators that know the model.
+    """What a recipe of kind ``ofdm`` or ``quantized`` is made of, for simulation and for estimators that know the model.
 
     Attributes:
         grid: the OFDM lattice.
-        observation: the pilots.
+        observation: what the receiver sees: `OFDMPilots`, or `QuantizedPilots` for a recipe of kind ``quantized``.
         source: builds models; ``source.arguments(columns)`` picks what ``model.covariance(grid, ...)`` takes.
         models: profile name -> channel model.
         amplitude: profile name -> factor applied to the model's channels (1 unless the recipe normalises).
@@ -41,7 +41,7 @@ class Link:
     """
 
     grid: OFDMGrid
-    observation: OFDMPilots
+    observation: Any
     source: ChannelSource
     models: Mapping[str, ChannelModel]
     amplitude: Mapping[str, float]
@@ -62,12 +62,14 @@ def build_link(recipe: OFDMRecipe) -> Link:
             odd = sorted(set(laws) ^ set(first))[0]
             raise InvalidValueError(f"splits.{split}.cells.{cell}: {odd} must be a condition of every cell or of none")
     cls = source_class(recipe.source)
-    parameters = validate(cls.parameters_schema, recipe.channel, "channel")
+    # null takes a setting away, as among the conditions: another source may not know it.
+    settings = {name: value for name, value in recipe.channel.items() if value is not None}
+    parameters = validate(cls.parameters_schema, settings, "channel")
     profiles = tuple(dict.fromkeys(name for laws in cells.values() if "profile" in laws for name in laws["profile"].values))
     source = cls(parameters, profiles or ("",), {k: v for k, v in first.items() if k not in ("profile", "snr_db")})
     amplitude = {n: 1.0 if recipe.normalize is None else m.mean_power() ** -0.5 for n, m in source.models.items()}
-    grid = _named("grid", recipe.grid.build)
-    return Link(grid, build_pilots(grid, recipe.pilots, source.num_tx_ant), source, source.models, amplitude, cells)
+    grid = named("grid", recipe.grid.build)
+    return Link(grid, recipe.build_observation(grid, source), source, source.models, amplitude, cells)
 
 
 _PATTERNS: dict[str, Callable[..., PilotPattern]] = {
@@ -92,13 +94,13 @@ def build_pilots(grid: OFDMGrid, settings: Mapping[str, Any], num_tx_ant: int) -
         options["num_tx_ant"] = num_tx_ant
     if "symbols" in allowed and "symbols" not in options:
         raise InvalidValueError("pilots.symbols is missing; the recipe must give it")
-    pattern = _named("pilots", lambda: make(grid, **options))
+    pattern = named("pilots", lambda: make(grid, **options))
     if pattern.num_tx_ant != num_tx_ant:
         raise InvalidValueError(f"pilots serve {pattern.num_tx_ant} transmit antennas; the channel has {num_tx_ant}")
     return OFDMPilots(grid, pattern=pattern)
 
 
-def _named(section: str, build: Callable[[], Any]) -> Any:
+def named(section: str, build: Callable[[], Any]) -> Any:
     """Build a part; its errors get the section's name in front."""
     try:
         return build()

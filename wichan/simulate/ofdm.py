@@ -17,15 +17,16 @@ from wichan.observations import no_from_snr_db
 from wichan.random import make_generator
 from wichan.simulate.conditions import Law, parse_law
 from wichan.simulate.interference import Interference, delay_profile, interference_at, to_db, worst_of
-from wichan.simulate.link import build_link, source_class
+from wichan.simulate.link import build_link, build_pilots, source_class
 from wichan.simulate.sampler import MAX_SAMPLE_BYTES, BlockKey, BlockSampler
 from wichan.simulate.schema import Count, Label, Model, PositiveReal, Recipe, Split, unknown_key
-from wichan.simulate.sources import Condition
+from wichan.simulate.sources import ChannelSource, Condition
 from wichan.store import Column
 
 MAX_FROZEN = 10_000
 # Conventions that need E|h|^2; the others measure each channel.
-_BY_MEAN_POWER = ("pilot", "grid-measured")
+_BY_MEAN_POWER = ("pilot", "grid-measured", "quantised")
+_AXES = ("num_rx_ant", "num_tx_ant", "num_ofdm_symbols", "num_subcarriers")
 # Channels and the columns that came out of their draw.
 _Channels = tuple[torch.Tensor, dict[str, torch.Tensor]]
 _SNR = Condition("dB", "signal-to-noise ratio, see snr_convention", {"minimum": -200.0, "maximum": 200.0})
@@ -93,6 +94,10 @@ class OFDMRecipe(Recipe):
             raise InvalidValueError(f"profile={self.profile!r} does not apply: source {self.source!r} has no profiles")
         return laws
 
+    def build_observation(self, grid: OFDMGrid, source: ChannelSource) -> Any:
+        """Build what a receiver sees of the source's channels."""
+        return build_pilots(grid, self.pilots, source.num_tx_ant)
+
     def check(self) -> None:
         """Build everything once, so that a bad value is found before any sample is computed."""
         super().check()
@@ -154,21 +159,27 @@ class OFDMSampler(BlockSampler):
     def _describe(self) -> tuple[Column, ...]:
         symbols, subcarriers = self.link.grid.shape
         rx, tx = self.link.source.num_rx_ant, self.link.source.num_tx_ant
-        axes = ("num_rx_ant", "num_tx_ant", "num_ofdm_symbols", "num_subcarriers")
         laws = next(iter(self.link.cells.values()))
         known = {"snr_db": _SNR, **self.link.source.conditions, **self.link.source.derived}
         names = [*(name for name in known if name in laws), *self.link.source.derived]
         columns = [
-            Column("h", "complex64", (rx, tx, symbols, subcarriers), axes, description="channel"),
-            Column("y", "complex64", (rx, symbols, subcarriers), (axes[0], *axes[2:]), description="received grid"),
+            Column("h", "complex64", (rx, tx, symbols, subcarriers), _AXES, description="channel"),
+            self._received(),
             Column("no", "float32", description="noise variance per complex sample"),
             *(Column(name, "float32", unit=known[name].unit, description=known[name].description) for name in names),
         ]
-        drawn = self.link.source.draw_columns
-        columns += [Column(name, "float32", unit=drawn[name].unit, description=drawn[name].description) for name in drawn]
+        for name, item in self.link.source.draw_columns.items():
+            sizes = self.link.source.draw_axes(name)
+            shape, axes = tuple(sizes.values()), tuple(sizes)
+            columns.append(Column(name, "float32", shape, axes, unit=item.unit, description=item.description))
         if "profile" in laws:
             columns.append(Column("profile", "category", categories=self._profiles, description="delay profile"))
         return tuple(columns)
+
+    def _received(self) -> Column:
+        """The column of the observation."""
+        shape = (self.link.source.num_rx_ant, *self.link.grid.shape)
+        return Column("y", "complex64", shape, (_AXES[0], *_AXES[2:]), description="received grid")
 
     def conditions(self, key: BlockKey) -> dict[str, torch.Tensor]:
         """Draw the conditions of a block: float32 (block_size,), ``profile`` as int64 codes."""
@@ -215,7 +226,7 @@ class OFDMSampler(BlockSampler):
             part, columns = self._synthesise(name, index.numel(), key.generator("rays", name), picked)
             if h is None:
                 h = part.new_empty(self.block_size, *part.shape[1:])
-                found = {k: v.new_empty(self.block_size) for k, v in columns.items()}
+                found = {k: v.new_empty(self.block_size, *v.shape[1:]) for k, v in columns.items()}
             h[index.to(h.device)] = part
             for k, v in columns.items():
                 found[k][index] = v
@@ -263,8 +274,8 @@ class OFDMSampler(BlockSampler):
         top = {name: law.high for name, law in laws.items() if name != "profile"}
         spread = top.get("delay_spread")
         # Noise relative to the signal on a pilot; the grid-measured conventions spread the pilots' power over the grid.
-        dilution = self.observation.num_pilots / self.link.grid.num_resource_elements
-        gain = dilution if self.recipe.snr_convention.startswith("grid") else 1.0
+        is_spread = self.recipe.snr_convention.startswith("grid")
+        gain = self.observation.num_pilots / self.link.grid.num_resource_elements if is_spread else 1.0
         profiles = laws["profile"].categories if "profile" in laws else ("",)
         return [
             interference_at(

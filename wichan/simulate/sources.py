@@ -19,6 +19,7 @@ KINDS = Registry(
     "kind",
     {
         "ofdm": "wichan.simulate.ofdm:OFDMSampler",
+        "quantized": "wichan.simulate.quantized:QuantizedSampler",
         "csi-rrg": "wichan.simulate.csi_rrg:CSIRRGSampler",
     },
 )
@@ -30,6 +31,7 @@ SOURCES = Registry(
         "cdl": "wichan.simulate.channel_sources:CDLSource",
         "rayleigh": "wichan.simulate.channel_sources:RayleighSource",
         "rician": "wichan.simulate.channel_sources:RicianSource",
+        "spatial": "wichan.simulate.spatial_source:SpatialSource",
         "sionna:TDL": "wichan.integrations.sionna.source:SionnaTDLSource",
         "sionna:CDL": "wichan.integrations.sionna.source:SionnaCDLSource",
         "sionna:UMi": "wichan.integrations.sionna.source:UMiSource",
@@ -64,7 +66,7 @@ class ChannelSource(ABC):
     conditions: ClassVar[Mapping[str, Condition]] = {}
     has_profile: ClassVar[bool] = True
     #: Columns that come out of a draw (a distance, a line of sight): keys of the draw's ``columns``.
-    draw_columns: ClassVar[Mapping[str, Condition]] = {}
+    draw_columns: Mapping[str, Condition] = {}
 
     def __init__(self, parameters: Any, profiles: Sequence[str], conditions: Mapping[str, Law]) -> None:
         self.parameters = parameters
@@ -78,6 +80,10 @@ class ChannelSource(ABC):
     @abstractmethod
     def build(self, profile: str) -> ChannelModel:
         """Return the channel model of ``profile``; conditions are given per sample when it is used."""
+
+    def draw_axes(self, name: str) -> dict[str, int]:
+        """Axes of one sample in the draw column ``name`` with their sizes; none for a number."""
+        return {}
 
     @property
     def derived(self) -> dict[str, Condition]:
