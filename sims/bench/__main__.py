@@ -19,6 +19,8 @@ KERNELS = {
     "tdl": "channels:tdl",
     "lmmse": "lmmse:lmmse",
     "learned": "learned:learned",
+    "gmm-fit": "gmm_fit:gmm_fit",
+    "bussgang": "bussgang:bussgang",
     "csi-rrg": "datasets:csi_rrg",
     "write": "datasets:write",
 }

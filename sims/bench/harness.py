@@ -85,7 +85,7 @@ def machine() -> dict[str, Any]:
     from importlib.metadata import version
 
     packages = {}
-    for name in ("torch", "numpy", "h5py", "sionna-no-rt", "sionna"):
+    for name in ("torch", "numpy", "h5py", "sionna-no-rt", "sionna", "gmm-estimator", "qce"):
         try:
             packages[name] = version(name)
         except ImportError:

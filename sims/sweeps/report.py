@@ -10,7 +10,7 @@ from sweeps.lineup import BANK, GENIE, STYLES, line_style
 from sweeps.mismatch import Wrong
 from wichan.evaluation import Evaluation, Interval
 from wichan.evaluation.figure import figure_canvas, save_png
-from wichan.evaluation.result import axis_label, shown_point
+from wichan.evaluation.labels import axis_label, shown_point
 
 _CONDITIONS = {"delay_spread": "delay spread", "max_doppler": "Doppler"}
 

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 def evaluate(
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe to draw channels from; default: ofdm-siso.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Data set to read channels from instead.")] = None,
-    sweep: Annotated[str, typer.Option("--sweep", help="snr_db, delay_spread, max_doppler, ... or profile.")] = "snr_db",
+    sweep: Annotated[
+        str, typer.Option("--sweep", help="A condition (snr_db, ...), profile, or a setting (num_bits, ...).")
+    ] = "snr_db",
     points: Annotated[
-        str | None, typer.Option("--points", help="Values in SI units: 0,10,20 or 0:25:5; default: over the recipe's law.")
+        str | None, typer.Option("--points", help="Values in SI units: 0,10,20 or 0:25:5; default: by law.")
     ] = None,
-    estimators: Annotated[
-        str, typer.Option("--estimators", metavar="A,B,C", help="Names (see --list) or NAME=PATH of weights.")
-    ] = "ls,lmmse-pooled,lmmse-genie",
+    estimators: Annotated[str | None, typer.Option("--estimators", metavar="A,B", help="Names (--list) or NAME=PATH.")] = None,
     num_channels: Annotated[
-        int | None, typer.Option("--num-channels", "-n", help="Channels at each point; default 1000, with --data all.")
+        int | None, typer.Option("--num-channels", "-n", help="At each point; default by estimators.")
     ] = None,
-    reference: Annotated[str, typer.Option("--reference", help="Estimator that gaps refer to, or none.")] = "lmmse-genie",
+    reference: Annotated[str, typer.Option("--reference", help="Estimator that gaps refer to; none for none.")] = "auto",
     split: Annotated[str | None, typer.Option("--split", help="Split to use; default: test.")] = None,
     cells: Annotated[str | None, typer.Option("--cells", help="With --data: cells to read, comma between them.")] = None,
     settings: Annotated[
@@ -33,11 +33,9 @@ def evaluate(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed; default: the recipe's.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Channels at once.")] = 64,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "cpu",
-    metric: Annotated[str, typer.Option("--metric", help="What the table shows: nmse, ber or sinr.")] = "nmse",
+    metric: Annotated[str, typer.Option("--metric", metavar="A,B", help="Tables: nmse, ber, sinr; quantised: rate.")] = "nmse",
     modulation: Annotated[str, typer.Option("--modulation", help="For ber: qpsk, 16qam, 64qam or 256qam.")] = "16qam",
-    num_streams: Annotated[
-        int | None, typer.Option("--num-streams", help="For ber and sinr; default: as many as both ends serve.")
-    ] = None,
+    num_streams: Annotated[int | None, typer.Option("--num-streams", help="For ber, sinr; default: all that fit.")] = None,
     detail: Annotated[
         bool, typer.Option("--detail", help="With -o: draw resource elements, calibration, BER and SINR too.")
     ] = False,
@@ -50,8 +48,8 @@ def evaluate(
 ) -> None:
     """Compare estimators on the same channels.
 
-    Prints one table of NMSE (or with --metric of bit errors or SINR after an equaliser) over a condition; with -o it also
-    writes a CSV, a JSON and a figure, with --detail further figures.
+    Prints a table of NMSE (or with --metric of bit errors or SINR after an equaliser, or of the rate of a quantised link) over
+    a condition or a setting; with -o it also writes a CSV, a JSON and figures, with --detail further figures.
     """
     if list_them:
         _list(json)
@@ -71,10 +69,12 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
         "device": device,
-        "detail": _detail(metric, modulation, num_streams, detail_point),
+        "detail": _detail(modulation, num_streams, detail_point),
+        "metrics": _metrics(metric),
     }
-    result = _measure(recipe, data, _names(estimators), settings or [], options, out)
-    _report(result, metric, out, drawing, json)
+    chosen = None if estimators is None else _names(estimators)
+    result = _measure(recipe, data, chosen, settings or [], options, out)
+    _report(result, options["metrics"], out, drawing, json)
 
 
 def _names(text: str) -> list[str]:
@@ -113,20 +113,34 @@ def _list(as_json: bool) -> None:
         print_table(["estimator", "what it is"], [[name, text] for name, text in known.items()])
 
 
-def _detail(metric: str, modulation: str, num_streams: int | None, point: str | None) -> Any:
-    """Options of the detail; a wrong name is found before the work."""
-    from wichan.errors import check_choice
-    from wichan.evaluation import DetailOptions
-    from wichan.evaluation.table import METRICS
+def _metrics(text: str) -> list[str]:
+    """Metrics in the order of their tables; a wrong name is found before the work."""
+    from wichan.errors import InvalidValueError, check_choice
+    from wichan.evaluation.kinds import METRICS
 
-    check_choice("metric", metric, METRICS)
+    words = list(dict.fromkeys(_names(text)))
+    if not words:
+        raise InvalidValueError(f"--metric={text!r} names no metric (known: {', '.join(METRICS)})")
+    return [check_choice("metric", word, METRICS) for word in words]
+
+
+def _detail(modulation: str, num_streams: int | None, point: str | None) -> Any:
+    """Options of the detail; a wrong name is found before the work."""
+    from wichan.evaluation import DetailOptions
+
     chosen = parse_points(point) if point is not None else None
     return DetailOptions(modulation=modulation, num_streams=num_streams, point=chosen[0] if chosen else None)
 
 
 def _measure(
-    recipe: str | None, data: Path | None, estimators: list[str], settings: list[str], options: dict[str, Any], out: Path | None
+    recipe: str | None,
+    data: Path | None,
+    estimators: list[str] | None,
+    settings: list[str],
+    options: dict[str, Any],
+    out: Path | None,
 ) -> Evaluation:
+    from wichan.cli.console import message
     from wichan.cli.progress import ProgressReport
     from wichan.evaluation import evaluate as measure
     from wichan.simulate import parse_overrides
@@ -134,26 +148,26 @@ def _measure(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is found before the work
     with ProgressReport("evaluate", unit="channels") as bar:
-        return measure(
-            recipe or "ofdm-siso", estimators, data=data, overrides=parse_overrides(settings), progress=bar.update, **options
-        )
+        options |= {"progress": bar.update, "on_note": lambda text: message("note", text)}
+        return measure(recipe or "ofdm-siso", estimators, data=data, overrides=parse_overrides(settings), **options)
 
 
-def _report(result: Evaluation, metric: str, out: Path | None, drawing: bool, as_json: bool) -> None:
+def _report(result: Evaluation, metrics: list[str], out: Path | None, drawing: bool, as_json: bool) -> None:
     from wichan.cli.console import emit_json, is_terminal, message, say, show, stdout
 
-    if metric != "nmse":
+    if {"ber", "sinr"} & set(metrics):
         result.link()  # a metric that could not be measured is told before anything is written
-    kinds = result.drawable if drawing else [] if metric == "nmse" else [metric]
+    kinds = result.drawable if drawing else [metric for metric in metrics if metric != "nmse"]
     written = result.save(out, kinds=kinds) if out is not None else []
     if as_json:
         emit_json(result.to_dict() | {"files": [str(path) for path in written]})
         return
-    if is_terminal():
-        from wichan.evaluation import rich_table
+    for number, metric in enumerate(metrics):
+        if is_terminal():
+            from wichan.evaluation import rich_table
 
-        show(rich_table(result, stdout().width, metric))
-    else:
-        say(result.table(metric))
+            show(rich_table(result, stdout().width, metric))
+        else:
+            say(("\n" if number else "") + result.table(metric))
     if written:
         message("wrote", ", ".join(str(path) for path in written))

@@ -42,11 +42,25 @@ def _list(as_json: bool) -> None:
 
 def _row(model: ModelInfo) -> list[str]:
     from wichan.cli.console import human_bytes
-    from wichan.training.weights_reader import describe_pilots
 
     weights = model.weights
     size = [f"{weights.num_parameters:,}", human_bytes(weights.num_bytes)]
-    return [model.name, model.kind, *size, model.trained_on, describe_pilots(weights.obs), model.headline]
+    return [model.name, model.kind, *size, model.trained_on, _purpose(weights), model.headline]
+
+
+def _purpose(weights: WeightsInfo) -> str:
+    """Grid and pilots of a network; size of a prior, which goes with any pilots."""
+    from wichan.training.weights_reader import describe_pilots
+
+    if weights.obs is not None:
+        return describe_pilots(weights.obs)
+    seen = weights.config.get("obs")  # of an encoder, which reads pilots
+    shape = weights.config.get("shape") or (seen.get("channel_shape", []) if isinstance(seen, dict) else [])
+    size = " x ".join(str(n) for n in shape if n != 1) or "1"
+    names = {"num_components": "components", "num_factors": "factors"}
+    parts = [f"{weights.config[key]} {word}" for key, word in names.items() if weights.config.get(key)]
+    structure = weights.config.get("structure")
+    return ", ".join([f"prior of {size} channel elements", *parts, *([str(structure)] if structure else [])])
 
 
 def _plain(model: ModelInfo) -> dict[str, Any]:
@@ -56,12 +70,14 @@ def _plain(model: ModelInfo) -> dict[str, Any]:
 
 def _weights(weights: WeightsInfo) -> dict[str, Any]:
     """What the file of weights says, as JSON holds it."""
-    grid, obs = weights.obs.grid, weights.obs
-    return {
-        "path": str(weights.path),
-        "kind": weights.kind,
-        "num_parameters": weights.num_parameters,
-        "num_bytes": weights.num_bytes,
+    about = {"path": str(weights.path), "kind": weights.kind}
+    about |= {"num_parameters": weights.num_parameters, "num_bytes": weights.num_bytes}
+    noted = {"config": weights.config, "training": weights.training, "wichan": weights.version}
+    obs = weights.obs
+    if obs is None:
+        return about | noted
+    grid = obs.grid
+    pilots = {
         "grid": {
             "num_ofdm_symbols": grid.num_ofdm_symbols,
             "num_subcarriers": grid.num_subcarriers,
@@ -73,10 +89,8 @@ def _weights(weights: WeightsInfo) -> dict[str, Any]:
             "symbols": obs.pilot_symbols.tolist(),
             "subcarriers": obs.pilot_subcarriers.tolist(),
         },
-        "config": weights.config,
-        "training": weights.training,
-        "wichan": weights.version,
     }
+    return about | pilots | noted
 
 
 def _one(name: str, as_json: bool) -> None:
@@ -96,7 +110,7 @@ def _one(name: str, as_json: bool) -> None:
 
 def _file(path: str, as_json: bool) -> None:
     from wichan.cli.console import emit_json, human_bytes, key_values, say
-    from wichan.training.weights_reader import describe_pilots, read_weights
+    from wichan.training.weights_reader import read_weights
 
     info, _ = read_weights(path)
     if as_json:
@@ -107,7 +121,7 @@ def _file(path: str, as_json: bool) -> None:
         "kind": info.kind,
         "parameters": f"{info.num_parameters:,}",
         "size": human_bytes(info.num_bytes),
-        "grid and pilots": describe_pilots(info.obs),
+        "grid and pilots" if info.obs is not None else "channels": _purpose(info),
         "written by": f"wichan {info.version}",
     }
     rows |= {f"config.{key}": value for key, value in info.config.items()}

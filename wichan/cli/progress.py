@@ -40,6 +40,11 @@ class ProgressReport:
         if self._bar is not None:
             self._bar.stop()
 
+    def label_now(self, text: str) -> None:
+        """Change what the bar says beside its label; where there is no bar, nothing."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{self.label}: {text}")
+
     def update(
         self, done: int, total: int, rate: float | None = None, byte_rate: float = 0.0, seconds_left: float | None = None
     ) -> None:

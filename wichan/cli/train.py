@@ -1,4 +1,4 @@
-"""``wichan train``: a learned estimator, from the live simulator or from a data set; interrupted anywhere, it resumes."""
+"""``wichan train``: a learned estimator or prior, from the live simulator or from a data set."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _PLAIN_PERIOD = 30.0  # s between two lines of progress where there is no termin
 
 def train(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="linear, cevit, fortitran or adafortitran.")],
-    stream: Annotated[str | None, typer.Option("--stream", help="Recipe to draw frames from; default: ofdm-siso.")] = None,
+    model: Annotated[str, typer.Argument(help="linear, cevit, fortitran, adafortitran; of quantised links gmm, mfa, vae.")],
+    stream: Annotated[
+        str | None, typer.Option("--stream", help="Recipe to draw from; default: ofdm-siso, of priors quantized-simo.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Data set to read frames from instead.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
@@ -52,14 +54,27 @@ def train(
     precision: Annotated[str | None, typer.Option("--precision", help="32-true, bf16-mixed or 16-mixed.")] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Intra-op threads on the CPU.")] = None,
+    num_samples: Annotated[int | None, typer.Option("--num-samples", help="Of gmm, mfa: training channels.")] = None,
+    from_observations: Annotated[
+        bool, typer.Option("--from-observations", help="Of gmm, mfa: learn from pilots alone.")
+    ] = False,
+    snr_db: Annotated[float | None, typer.Option("--snr-db", help="SNR of these pilots; default: the recipe's.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and size of the model; train nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a learned estimator.
+    """Train a learned estimator, or fit a prior.
 
     Ctrl-C keeps the best weights; --resume goes on. The folder holds best.safetensors, metrics.csv and the settings.
+    gmm and mfa are fitted by EM, which takes --stream, --data, --set, --model-set, --num-samples, --from-observations,
+    --snr-db, --max-time and --seed.
     """
+    from wichan.cli.train_prior import check_options, is_prior, train_prior
+
     folder = out if out is not None else Path("runs") / model
+    check_options(context, model)
+    if is_prior(model):
+        train_prior(model, context.params, folder, dry_run, json)
+        return
     config = _config(model, _given(context.params), folder, resume)
     where = {"device": device, "devices": devices, "threads": threads}
     if dry_run:
@@ -80,11 +95,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
     given = {name: options[name] for name in _PLAIN} | {"data": options["data"], "compile": options["compile_"]}
     given["overrides"] = parse_overrides(options["settings"]) if options["settings"] else None
-    given["model_options"] = _parsed(options["model_settings"]) if options["model_settings"] else None
+    given["model_options"] = parsed(options["model_settings"]) if options["model_settings"] else None
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _parsed(settings: list[str]) -> dict[str, Any]:
+def parsed(settings: list[str]) -> dict[str, Any]:
+    """Read ``--model-set`` texts; errors name that option."""
     from wichan.errors import InvalidValueError
     from wichan.simulate import parse_overrides
 

@@ -36,6 +36,8 @@ _NAMES = {
     "plot_dataset": "wichan.evaluation.plots.make",
     "dataset_view": "wichan.evaluation.plots.dataset",
     "resampled_sums": "wichan.evaluation.statistics",
+    "rate_legacy": "wichan.evaluation.rate",
+    "rate_uatf": "wichan.evaluation.rate",
     "rich_table": "wichan.evaluation.table",
 }
 

@@ -17,29 +17,40 @@ from wichan.estimators.base import Estimate, Estimator
 from wichan.evaluation.setting import Setting
 from wichan.registry import Registry
 
+# For recipes of kind ``ofdm``: unquantised pilots on a grid.
+_OFDM = {
+    "ls": "wichan.evaluation.baselines:build_ls",
+    "ls-nearest": "wichan.evaluation.baselines:build_ls_nearest",
+    "lmmse-pooled": "wichan.evaluation.baselines:build_lmmse_pooled",
+    "lmmse-kronecker": "wichan.evaluation.baselines:build_lmmse_kronecker",
+    "lmmse-separable": "wichan.evaluation.baselines:build_lmmse_separable",
+    "lmmse-plugin": "wichan.evaluation.plugin:build_lmmse_plugin",
+    "lmmse-bank": "wichan.evaluation.bank:build_lmmse_bank",
+    "delay-doppler-mixture": "wichan.evaluation.mixture_baseline:build_delay_doppler_mixture",
+    "lmmse-genie": "wichan.evaluation.baselines:build_lmmse_genie",
+    "linear": "wichan.evaluation.learned:build_linear",
+    "cevit": "wichan.evaluation.learned:build_cevit",
+    "cevit-blind": "wichan.evaluation.learned:build_cevit_blind",
+    "fortitran": "wichan.evaluation.learned:build_fortitran",
+    "adafortitran": "wichan.evaluation.learned:build_adafortitran",
+    "adafortitran-blind": "wichan.evaluation.learned:build_adafortitran_blind",
+    "sionna-ls": "wichan.integrations.sionna.baseline:build_ls",
+    "sionna-lmmse": "wichan.integrations.sionna.baseline:build_lmmse",
+}
+# For recipes of kind ``quantized``: what coarse converters leave of the pilots.
+_QUANTIZED = {
+    "bls": "wichan.evaluation.quantized_baselines:build_bls",
+    "blmmse": "wichan.evaluation.quantized_baselines:build_blmmse",
+    "bussgang-gmm": "wichan.evaluation.quantized_baselines:build_bussgang_gmm",
+    "bussgang-mfa": "wichan.evaluation.quantized_baselines:build_bussgang_mfa",
+    "bussgang-vae": "wichan.evaluation.quantized_baselines:build_bussgang_vae",
+    "bussgang-gmm-quantized": "wichan.evaluation.quantized_baselines:build_bussgang_gmm_quantized",
+    "bussgang-mfa-quantized": "wichan.evaluation.quantized_baselines:build_bussgang_mfa_quantized",
+    "bussgang-genie": "wichan.evaluation.quantized_baselines:build_bussgang_genie",
+    "cme-gibbs": "wichan.evaluation.quantized_baselines:build_cme_gibbs",
+}
 #: name -> builder ``(setting) -> Built``.
-BASELINES = Registry(
-    "estimator",
-    {
-        "ls": "wichan.evaluation.baselines:build_ls",
-        "ls-nearest": "wichan.evaluation.baselines:build_ls_nearest",
-        "lmmse-pooled": "wichan.evaluation.baselines:build_lmmse_pooled",
-        "lmmse-kronecker": "wichan.evaluation.baselines:build_lmmse_kronecker",
-        "lmmse-separable": "wichan.evaluation.baselines:build_lmmse_separable",
-        "lmmse-plugin": "wichan.evaluation.plugin:build_lmmse_plugin",
-        "lmmse-bank": "wichan.evaluation.bank:build_lmmse_bank",
-        "delay-doppler-mixture": "wichan.evaluation.mixture_baseline:build_delay_doppler_mixture",
-        "lmmse-genie": "wichan.evaluation.baselines:build_lmmse_genie",
-        "linear": "wichan.evaluation.learned:build_linear",
-        "cevit": "wichan.evaluation.learned:build_cevit",
-        "cevit-blind": "wichan.evaluation.learned:build_cevit_blind",
-        "fortitran": "wichan.evaluation.learned:build_fortitran",
-        "adafortitran": "wichan.evaluation.learned:build_adafortitran",
-        "adafortitran-blind": "wichan.evaluation.learned:build_adafortitran_blind",
-        "sionna-ls": "wichan.integrations.sionna.baseline:build_ls",
-        "sionna-lmmse": "wichan.integrations.sionna.baseline:build_lmmse",
-    },
-)
+BASELINES = Registry("estimator", _OFDM | _QUANTIZED)
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,11 @@ class ConditionGenie(Estimator):
         return LMMSE(self.setting.observation.to(y.device), covariance.to(y.device))
 
 
+def kind_of(name: str) -> str | None:
+    """Kind of recipe that a baseline is made for; None where it does not say (one that somebody else registered)."""
+    return "ofdm" if name in _OFDM else "quantized" if name in _QUANTIZED else None
+
+
 def resolve(entry: Any, name: str, setting: Setting) -> Built:
     """Make an estimator ready: a name (registered, of a released model, a path of weights), a `Built`, or an object to call.
 
@@ -181,6 +197,7 @@ def _by_name(word: str, setting: Setting) -> Built:
         return made
     from wichan.evaluation.learned import build_learned
     from wichan.evaluation.names import check_known
+    from wichan.evaluation.quantized_baselines import build_given
 
     check_known(word)
-    return build_learned(word, setting)
+    return build_given(word, setting) if setting.recipe.kind == "quantized" else build_learned(word, setting)

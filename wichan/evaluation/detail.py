@@ -72,7 +72,8 @@ class Detail:
         point: position of the point that pictures show.
         grid: the OFDM lattice.
         mask: where pilots are, bool (T, F).
-        resource_elements: sum |h - h_hat|^2 / sum |h|^2 over channels and antennas, linear, (P, E, T, F).
+        resource_elements: sum |h - h_hat|^2 / sum |h|^2 over channels and antennas, linear, (P, E, T, F); None where pilots or
+            grid change from point to point.
         reliability: calibration by decile of ``err_var``, each field (P, E, 10); NaN where an estimator claims none.
         link: bit errors and SINR, or None where every element carries a pilot.
         num_bits: bits counted at each point.
@@ -82,7 +83,7 @@ class Detail:
     point: int
     grid: OFDMGrid
     mask: torch.Tensor
-    resource_elements: torch.Tensor
+    resource_elements: torch.Tensor | None
     reliability: Calibration
     link: LinkStatistics | None
     num_bits: tuple[int, ...]
@@ -180,7 +181,7 @@ class DetailTotals:
     def result(self, sums: Sequence[torch.Tensor], copies: Sequence[torch.Tensor], num_channels: Sequence[int]) -> Detail:
         """The detail from sums of `rows`, exact (rows, 1) and resampled (rows, R), for each point."""
         link = None
-        if self._link.num_elements:
+        if self._link.num_elements and sums[0].numel():
             frames = torch.tensor(num_channels, dtype=torch.float64)[:, None, None]
             exact = self._statistics(torch.stack(list(sums)), frames)
             resampled = self._statistics(torch.stack(list(copies)), frames)
@@ -210,6 +211,28 @@ class DetailTotals:
         tables = [[_calibration(claims) for claims in of_point] for of_point in self._claims]
         fields = zip(*[zip(*of_point, strict=True) for of_point in tables], strict=True)
         return Calibration(*(torch.stack([torch.stack(row) for row in field]) for field in fields))
+
+
+def merged_details(details: Sequence[Detail], points: Sequence[float | str], options: DetailOptions) -> Detail:
+    """The detail of several links, one a point, as that of one evaluation."""
+    first = details[0]
+    shown = point_index(points, options.point)
+    alike = all(one.grid == first.grid and torch.equal(one.mask, first.mask) for one in details)
+    maps = [one.resource_elements for one in details if one.resource_elements is not None]
+    links = [one.link for one in details if one.link is not None]
+    link = None
+    if len(links) == len(details):
+        link = LinkStatistics(*(Interval(*map(torch.cat, zip(*column, strict=True))) for column in zip(*links, strict=True)))
+    return Detail(
+        replace(first.options, point=points[shown]),
+        shown,
+        first.grid,
+        first.mask,
+        torch.cat(maps) if alike and len(maps) == len(details) else None,
+        Calibration(*map(torch.cat, zip(*(one.reliability for one in details), strict=True))),
+        link,
+        tuple(count for one in details for count in one.num_bits),
+    )
 
 
 def _calibration(claims: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Calibration:

@@ -10,8 +10,9 @@ import torch
 
 from wichan.errors import InvalidValueError
 from wichan.evaluation.detail import point_index
-from wichan.evaluation.figure import MARKERS, PALETTE, draw_curves, figure_canvas, png_path, save_png
-from wichan.evaluation.result import Evaluation, axis_label, shown_point
+from wichan.evaluation.figure import MARKERS, PALETTE, draw_curves, figure_canvas, png_path, positions, save_png
+from wichan.evaluation.labels import axis_label, shown_point
+from wichan.evaluation.result import Evaluation
 from wichan.evaluation.statistics import Interval, to_db
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def resource_element_figure(evaluation: Evaluation, path: str | Path, *, point: 
     """
     detail, here = evaluation.measured_detail(), _shown(evaluation, point)
     path = png_path(path)
-    maps = to_db(detail.resource_elements[here])
+    maps = to_db(evaluation.resource_elements[here])
     count = len(evaluation.estimators)
     columns = min(count, _MAX_COLUMNS)
     rows = -(-count // columns)
@@ -163,12 +164,29 @@ def sinr_figure(evaluation: Evaluation, path: str | Path) -> Path:
         return save_png(figure, path)
 
 
+def rate_figure(evaluation: Evaluation, path: str | Path) -> Path:
+    """Write the achievable rate over the swept condition with 95 % bands, beside a receiver that knows the channel.
+
+    Raises:
+        InvalidValueError: no rate was measured, or a path that does not end in ``.png``.
+    """
+    rates = evaluation.measured_rates()
+    path = png_path(path)
+    with figure_canvas(5.8, 4.2, 1) as (figure, axes):
+        _with_known(axes[0], evaluation, rates)
+        axes[0].set_ylabel("achievable rate [bit/s/Hz]")
+        _legend(figure, axes[0], 3)
+        _title(figure, evaluation, f"rate by use-and-then-forget\n{_bands(evaluation)}")
+        return save_png(figure, path)
+
+
 #: Kind of figure -> what draws it.
 FIGURES: dict[str, Callable[..., Path]] = {
     "resource_elements": resource_element_figure,
     "calibration": calibration_figure,
     "ber": ber_figure,
     "sinr": sinr_figure,
+    "rate": rate_figure,
 }
 
 
@@ -201,8 +219,7 @@ def _data_text(evaluation: Evaluation) -> str:
 
 def _with_known(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
     draw_curves(axes, evaluation, level)
-    points = [shown_point(evaluation.sweep, point) for point in evaluation.points]
-    x = list(range(len(points))) if any(isinstance(point, str) for point in points) else [float(point) for point in points]
+    x, _ = positions(evaluation)
     axes.plot(x, level.value[:, -1], ":", color="black", label=_KNOWN)
 
 

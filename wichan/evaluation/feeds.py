@@ -100,7 +100,7 @@ def _spread_points(law: Any) -> list[float | str]:
     return [low + (high - low) * i / (DEFAULT_POINTS - 1) for i in range(DEFAULT_POINTS)]
 
 
-def _base_recipe(recipe: Any, overrides: Mapping[str, Any] | None, split: str | None, seed: int | None) -> Setting:
+def base_setting(recipe: Any, overrides: Mapping[str, Any] | None, split: str | None, seed: int | None) -> Setting:
     """The setting of one split without named cells, whose own conditions would hide the swept one."""
     from wichan.simulate import load_recipe
 
@@ -134,16 +134,21 @@ class RecipeFeed(Feed):
         from wichan.simulate import load_recipe
 
         sweep, points = options.sweep, options.points
-        self.setting = _base_recipe(recipe, overrides, options.split, options.seed)
+        self.setting = base_setting(recipe, overrides, options.split, options.seed)
         check_choice("sweep", sweep, self.setting.laws)
-        self.sweep = sweep
-        self.points = _checked_points(sweep, points) if points is not None else _spread_points(self.setting.laws[sweep])
-        self.num_channels = DEFAULT_CHANNELS if options.num_channels is None else options.num_channels
-        self.batch_size, self.device = options.batch_size, options.device
-        self.total = self.num_channels * len(self.points)
+        chosen = _checked_points(sweep, points) if points is not None else _spread_points(self.setting.laws[sweep])
         key = "profile" if sweep == "profile" else f"conditions.{sweep}"
         # All points are checked before any channel is drawn.
-        self._recipes = [load_recipe(self.setting.recipe, {key: point}) for point in self.points]
+        self._lay_out(chosen, [load_recipe(self.setting.recipe, {key: point}) for point in chosen], options, overrides)
+
+    def _lay_out(
+        self, points: list[float | str], recipes: list[Any], options: FeedOptions, overrides: Mapping[str, Any] | None
+    ) -> None:
+        """Take points, the recipe of each, and how many channels to draw."""
+        self.sweep, self.points, self._recipes = options.sweep, points, recipes
+        self.num_channels = DEFAULT_CHANNELS if options.num_channels is None else options.num_channels
+        self.batch_size, self.device = options.batch_size, options.device
+        self.total = self.num_channels * len(points)
         known = self.setting.recipe
         self.provenance = {"recipe": known.name, "recipe_version": known.recipe_version, "split": self.setting.split}
         self.provenance |= {"overrides": dict(overrides or {})}
@@ -167,7 +172,8 @@ class RecipeFeed(Feed):
 
 def _cut(batch: Any, point: int, take: int) -> Sample:
     """The first ``take`` frames of a stream's batch."""
-    conditions: dict[str, Any] = {name: value[:take] for name, value in batch.conditions.items()}
+    # Beside numbers also what has an axis of its own: angles and powers of clusters, which a genie is told.
+    conditions: dict[str, Any] = {name: batch[name][:take] for name in batch.columns if name not in ("h", "y", "no")}
     if "profile" in conditions:
         names = batch.categories["profile"]
         conditions["profile"] = [names[code] for code in conditions["profile"].tolist()]
@@ -204,14 +210,16 @@ class DataFeed(Feed):
         header = self._data.manifest.header
         if not splits:
             raise StoreError(f"{path} was not made from a recipe; estimators cannot be built for it")
-        self.setting = _base_recipe(recipe_from_dict(header.recipe), None, chosen or next(iter(splits)), options.seed)
+        self.setting = base_setting(recipe_from_dict(header.recipe), None, chosen or next(iter(splits)), options.seed)
         if not self.setting.recipe.independent_fading:
             text = "the data's fading is frozen: intervals cover the noise only, and an estimator may seem to beat its genie"
             warnings.warn(text, WichanWarning, stacklevel=3)
         self.sweep, self.batch_size, self.device = options.sweep, options.batch_size, options.device
         scalar = [name for name, column in self._data.columns.items() if not column.shape and name != "no"]
         check_choice("sweep", self.sweep, scalar)
-        self._conditions = scalar
+        # Angles and powers of clusters, which a genie is told, have an axis of their own.
+        wide = [name for name, column in self._data.columns.items() if column.shape and name not in ("h", "y")]
+        self._conditions = [*scalar, *wide]
         self.points, self._members = self._binned(options.points, options.num_channels)
         self.total = sum(member.numel() for member in self._members)
         self.provenance = {"recipe": header.recipe_name, "recipe_version": header.recipe_version, "data": str(path)}

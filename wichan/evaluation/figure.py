@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 
 from wichan.analysis.profile import power_delay_profile, profile_of_covariance
 from wichan.errors import InvalidValueError, MissingDependencyError, check_int, check_shape, check_tensor
-from wichan.evaluation.result import Evaluation, axis_label, shown_point
+from wichan.evaluation.labels import axis_label, point_text, shown_point
+from wichan.evaluation.result import Evaluation
 from wichan.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
@@ -119,9 +121,7 @@ def curve_png(evaluation: Evaluation) -> bytes:
 
 def draw_curves(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
     """Draw a statistic of every estimator over the points, with its band; further columns of ``level`` are left out."""
-    points = [shown_point(evaluation.sweep, point) for point in evaluation.points]
-    named = any(isinstance(point, str) for point in points)
-    x = list(range(len(points))) if named else [float(point) for point in points]
+    x, labels = positions(evaluation)
     for e, name in enumerate(evaluation.estimators):
         colour = PALETTE[e % len(PALETTE)]
         told = bool(evaluation.told[e])
@@ -130,9 +130,23 @@ def draw_curves(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
         label = f"{name} (told)" if told else name
         marker = MARKERS[e % len(MARKERS)]
         axes.plot(x, value, "--" if told else "-", color=colour, marker=marker, label=label)
-    if named:
-        axes.set_xticks(x, [str(point) for point in points])
+    if labels is not None:
+        axes.set_xticks(x, labels)
     axes.set_xlabel(axis_label(evaluation.sweep))
+
+
+def positions(evaluation: Evaluation) -> tuple[list[float], list[str] | None]:
+    """Where the points stand on the horizontal axis, and their labels where these are no numbers of a linear axis.
+
+    Words stand side by side, and so do values that include infinity or, as sizes do, spread over more than a decade.
+    """
+    points = [shown_point(evaluation.sweep, point) for point in evaluation.points]
+    numbers = [point for point in points if not isinstance(point, str)]
+    if len(numbers) == len(points) and all(math.isfinite(number) for number in numbers):
+        whole = all(isinstance(point, int) for point in evaluation.points)  # only a setting has whole values
+        if not (whole and min(numbers) > 0 and max(numbers) > 10 * min(numbers)):
+            return [float(number) for number in numbers], None
+    return [float(i) for i in range(len(points))], [point_text(point) for point in points]
 
 
 def channel_figure(

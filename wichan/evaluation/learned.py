@@ -64,6 +64,8 @@ def build_learned(name: str, setting: Setting, *, blind: bool = False) -> Built:
     except UnknownNameError as error:
         train = f"wichan train {name} --stream {setting.recipe.name}"
         raise InvalidValueError(f"estimator {name!r} has no released weights ({error}); train it: {train}") from None
+    if not hasattr(est, "for_observation"):
+        raise InvalidValueError(f"estimator {name!r} is a prior of kind {est.kind!r}; it needs a recipe of kind 'quantized'")
     fitted = _fitted(name, est, setting)
     note = _origin(name)
     if not blind:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from wichan.errors import InvalidValueError, ShapeError
 from wichan.evaluation.baselines import Built
-from wichan.evaluation.detail import DetailTotals, Outcome
+from wichan.evaluation.detail import Outcome
 from wichan.evaluation.feeds import Feed, Sample
-from wichan.evaluation.result import shown_point
+from wichan.evaluation.labels import shown_point
+
+if TYPE_CHECKING:
+    from wichan.evaluation.totals import Totals
 
 
 class Measured(NamedTuple):
@@ -46,9 +49,9 @@ def _evaluating(built: Iterable[Built]) -> Iterator[None]:
 
 
 def measure(
-    feed: Feed, built: Mapping[str, Built], totals: DetailTotals | None, progress: Callable[[int, int], None] | None
+    feed: Feed, built: Mapping[str, Built], totals: Totals | None, progress: Callable[[int, int], None] | None
 ) -> Measured:
-    """Run all estimators on all batches; ``totals`` takes the detail."""
+    """Run all estimators on all batches; ``totals`` takes what is added up beside."""
     energies: list[list[torch.Tensor]] = [[] for _ in feed.points]
     errors: list[list[torch.Tensor]] = [[] for _ in feed.points]
     claimed = torch.zeros(len(feed.points), len(built), dtype=torch.float64)

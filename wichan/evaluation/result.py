@@ -22,29 +22,8 @@ if TYPE_CHECKING:
     from wichan.evaluation.detail import Detail, LinkStatistics
     from wichan.metrics import Calibration
 
-#: How a swept condition is shown: label, unit, factor from SI.
-UNITS: dict[str, tuple[str, str, float]] = {
-    "snr_db": ("SNR", "dB", 1.0),
-    "delay_spread": ("RMS delay spread", "ns", 1e9),
-    "max_doppler": ("maximum Doppler", "Hz", 1.0),
-    "speed": ("speed", "m/s", 1.0),
-    "carrier_frequency": ("carrier frequency", "GHz", 1e-9),
-}
-
-
 #: What `Evaluation.figure` can draw.
-FIGURE_KINDS = ("nmse", "resource_elements", "calibration", "ber", "sinr")
-
-
-def axis_label(sweep: str) -> str:
-    """Name of a swept condition with its unit, as tables and figures print it."""
-    label, unit, _ = UNITS.get(sweep, (sweep.replace("_", " "), "", 1.0))
-    return f"{label} [{unit}]" if unit else label
-
-
-def shown_point(sweep: str, point: float | str) -> float | str:
-    """A point in the unit that tables and figures print."""
-    return point if isinstance(point, str) else point * UNITS.get(sweep, ("", "", 1.0))[2]
+FIGURE_KINDS = ("nmse", "resource_elements", "calibration", "ber", "sinr", "rate")
 
 
 @dataclass(frozen=True)
@@ -64,6 +43,8 @@ class Evaluation:
         notes: for each estimator how it was made.
         provenance: recipe, seed, versions, device.
         detail: what ``detail=True`` measured beside, see `Detail`; None without.
+        rates: achievable rate of a quantised link [bit/s/Hz], (P, E + 1), by use-and-then-forget; the last column is a receiver
+            that knows the channel. None where it was not measured.
     """
 
     sweep: str
@@ -77,6 +58,7 @@ class Evaluation:
     notes: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     detail: Detail | None = None
+    rates: Interval | None = None
 
     @property
     def nmse_db(self) -> Interval:
@@ -114,10 +96,32 @@ class Evaluation:
         """Effective SINR after that equaliser [dB], (P, E): the one whose log2(1 + SINR) is the mean over elements."""
         return Interval(*(part[:, :-1] for part in self.link().sinr_db))
 
+    def measured_rates(self) -> Interval:
+        """`rates`.
+
+        Raises:
+            InvalidValueError: an evaluation without.
+        """
+        if self.rates is None:
+            raise InvalidValueError("no rate was measured; run again with metrics=('nmse', 'rate') on a quantised link")
+        return self.rates
+
+    @property
+    def rate(self) -> Interval:
+        """Achievable rate with each estimate [bit/s/Hz], (P, E), see `wichan.evaluation.rate_uatf`."""
+        return Interval(*(part[:, :-1] for part in self.measured_rates()))
+
     @property
     def resource_elements(self) -> torch.Tensor:
-        """NMSE of every resource element, sum |h - h_hat|^2 / sum |h|^2 over channels and antennas, (P, E, T, F)."""
-        return self.measured_detail().resource_elements
+        """NMSE of every resource element, sum |h - h_hat|^2 / sum |h|^2 over channels and antennas, (P, E, T, F).
+
+        Raises:
+            InvalidValueError: no detail, or pilots that change from point to point.
+        """
+        elements = self.measured_detail().resource_elements
+        if elements is None:
+            raise InvalidValueError(f"pilots or grid change with {self.sweep}: there is no one map of resource elements")
+        return elements
 
     @property
     def reliability(self) -> Calibration:
@@ -136,7 +140,12 @@ class Evaluation:
         rows = []
         for e, name in enumerate(self.estimators):
             for p, point in enumerate(self.points):
-                row: dict[str, Any] = {"sweep": self.sweep, "point": point, "estimator": name, "told": " ".join(self.told[e])}
+                row: dict[str, Any] = {
+                    "sweep": self.sweep,
+                    "point": _plain(point),
+                    "estimator": name,
+                    "told": " ".join(self.told[e]),
+                }
                 row["num_channels"] = self.num_channels[p]
                 rows.append(row | self._numbers(p, e) | self._scores(e))
         return rows
@@ -150,7 +159,13 @@ class Evaluation:
             | _flat("gap_db", stats.gap_db, (point, estimator))
             | {"calibration": _number(self.calibration[point, estimator])}
             | self._link_numbers(point, estimator)
+            | self._rate_numbers(point, estimator)
         )
+
+    def _rate_numbers(self, point: int, estimator: int) -> dict[str, Any]:
+        if self.rates is None:
+            return {}
+        return _flat("rate", self.rates, (point, estimator)) | {"rate_perfect": _number(self.rates.value[point, -1])}
 
     def _link_numbers(self, point: int, estimator: int) -> dict[str, Any]:
         """Columns of the detail; none without it."""
@@ -181,7 +196,8 @@ class Evaluation:
             | self._scores(e)
             | {
                 "points": [
-                    {"point": point} | self._numbers(p, e) | self._decile_numbers(p, e) for p, point in enumerate(self.points)
+                    {"point": _plain(point)} | self._numbers(p, e) | self._decile_numbers(p, e)
+                    for p, point in enumerate(self.points)
                 ]
             }
             for e, name in enumerate(self.estimators)
@@ -190,7 +206,7 @@ class Evaluation:
         return {
             **self.provenance,
             "sweep": self.sweep,
-            "points": list(self.points),
+            "points": [_plain(point) for point in self.points],
             "num_channels": list(self.num_channels),
             "reference": self.reference,
             **settings,
@@ -218,7 +234,7 @@ class Evaluation:
         return text
 
     def table(self, metric: str = "nmse") -> str:
-        """The table of ``"nmse"``, ``"ber"`` or ``"sinr"`` as aligned plain text."""
+        """The table of ``"nmse"``, ``"ber"``, ``"sinr"`` or ``"rate"`` as aligned plain text."""
         from wichan.evaluation.table import plain_table
 
         return plain_table(self, metric)
@@ -229,7 +245,7 @@ class Evaluation:
         Args:
             path: file to write, ``*.png``.
             kind: ``"nmse"`` for the curves with their bands; of the detail ``"resource_elements"``, ``"calibration"``,
-                ``"ber"`` or ``"sinr"``.
+                ``"ber"`` or ``"sinr"``; ``"rate"`` of a quantised link.
             point: for ``"resource_elements"`` and ``"calibration"``: the point to show, one of ``points``.
 
         Raises:
@@ -242,7 +258,7 @@ class Evaluation:
             return curve_figure(self, path)
         from wichan.evaluation.detail_figure import FIGURES
 
-        return FIGURES[kind](self, path) if kind in ("ber", "sinr") else FIGURES[kind](self, path, point=point)
+        return FIGURES[kind](self, path) if kind in ("ber", "sinr", "rate") else FIGURES[kind](self, path, point=point)
 
     def _repr_png_(self) -> bytes:
         """In a notebook, an evaluation shows itself as its figure."""
@@ -271,11 +287,15 @@ class Evaluation:
 
     @property
     def drawable(self) -> tuple[str, ...]:
-        """Kinds of pictures of the detail that there are numbers for."""
+        """Kinds of pictures beside NMSE that there are numbers for."""
         if self.detail is None:
-            return ()
+            return () if self.rates is None else ("rate",)
         claimed = not bool(self.detail.reliability.mean_err_var.isnan().all())
-        kinds = {"resource_elements": True, "calibration": claimed, "ber": self.detail.link is not None}
+        kinds = {
+            "resource_elements": self.detail.resource_elements is not None,
+            "calibration": claimed,
+            "ber": self.detail.link is not None,
+        }
         kinds["sinr"] = kinds["ber"]
         return tuple(kind for kind in FIGURE_KINDS if kinds.get(kind))
 
@@ -286,6 +306,11 @@ class Evaluation:
         from wichan.evaluation.table import rich_table
 
         yield rich_table(self, options.max_width)
+
+
+def _plain(point: float | str) -> float | str:
+    """A point as JSON has it: infinity, as of a converter without quantisation, is a word."""
+    return "inf" if point == math.inf else point
 
 
 def _number(value: torch.Tensor) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ import torch
 from wichan.channels import ChannelModel
 from wichan.channels.base import NoClosedFormError
 from wichan.channels.covariance import ChannelCovariance, KroneckerTerm
-from wichan.errors import InvalidValueError, check_choice, check_int
+from wichan.errors import check_choice, check_int
 from wichan.grid import OFDMGrid
 from wichan.observations import OFDMPilots
 
 if TYPE_CHECKING:
     from wichan.evaluation.pooling import Pooled
+    from wichan.observations import QuantizedPilots
     from wichan.simulate.conditions import Law
 
 
@@ -26,11 +27,12 @@ class Setting:
     """The distribution that estimators are built for.
 
     Args:
-        recipe: a recipe of kind ``ofdm``.
+        recipe: a recipe of kind ``ofdm`` or ``quantized``.
         link: its parts, from `wichan.simulate.build_link`.
         split: the split that evaluation draws from.
         cell: the cell whose laws count.
         seed: seed of everything that a builder draws (training samples of an estimated covariance, ...).
+        on_note: told what takes a builder long.
     """
 
     recipe: Any
@@ -38,6 +40,7 @@ class Setting:
     split: str
     cell: str
     seed: int = 0
+    on_note: Callable[[str], None] | None = None
 
     @classmethod
     def of(cls, recipe: Any, split: str | None = None, seed: int | None = None) -> Setting:
@@ -47,10 +50,10 @@ class Setting:
         Raises:
             InvalidValueError: a recipe that has no pilots to estimate from, or an unknown split.
         """
+        from wichan.evaluation.kinds import check_recipe_kind
         from wichan.simulate import build_link
 
-        if recipe.kind != "ofdm":
-            raise InvalidValueError(f"recipe={recipe.name!r} is of kind {recipe.kind!r}; only kind 'ofdm' can be evaluated")
+        check_recipe_kind(recipe.name, recipe.kind)
         names = recipe.split_names()
         chosen = split or ("test" if "test" in names else names[-1])
         check_choice("split", chosen, names)
@@ -64,7 +67,12 @@ class Setting:
 
     @property
     def observation(self) -> OFDMPilots:
-        """The pilots."""
+        """The pilots of a recipe of kind ``ofdm``."""
+        return self.link.observation
+
+    @property
+    def quantized(self) -> QuantizedPilots:
+        """The pilots and converters of a recipe of kind ``quantized``."""
         return self.link.observation
 
     @property

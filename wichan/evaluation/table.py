@@ -1,4 +1,4 @@
-"""The table of NMSE, bit error rate or SINR: rich on a terminal, aligned plain text elsewhere."""
+"""The table of NMSE, bit error rate, SINR or rate: rich on a terminal, aligned plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from wichan.errors import check_choice
-from wichan.evaluation.result import Evaluation, axis_label, shown_point
+from wichan.evaluation.labels import axis_label, point_text, shown_point
+from wichan.evaluation.result import Evaluation
 from wichan.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 _GROUPS = ("conditions unknown", "conditions known")
 _POINTS_PER_BLOCK = 9
 #: What a table can show -> its name, and the width of a column on a terminal.
-METRICS = {"nmse": ("NMSE [dB]", 7), "ber": ("Bit error rate", 9), "sinr": ("Effective SINR [dB]", 7)}
+METRICS = {
+    "nmse": ("NMSE [dB]", 7),
+    "ber": ("Bit error rate", 9),
+    "sinr": ("Effective SINR [dB]", 7),
+    "rate": ("Achievable rate [bit/s/Hz]", 7),
+}
+_RISING = ("sinr", "rate")  # more is better
 _KNOWN = "known channel"
 
 
 def _point_text(evaluation: Evaluation, point: float | str) -> str:
-    shown = shown_point(evaluation.sweep, point)
-    return shown if isinstance(shown, str) else f"{shown:.4g}"
+    return point_text(shown_point(evaluation.sweep, point))
 
 
 def _score_text(evaluation: Evaluation, estimator: int, *, short: bool = False) -> str:
@@ -53,6 +59,8 @@ def _level(evaluation: Evaluation, metric: str) -> Interval:
     """What the cells hold; a column after the estimators is a receiver that knows the channel."""
     if metric == "nmse":
         return evaluation.nmse_db
+    if metric == "rate":
+        return evaluation.measured_rates()
     return evaluation.link().ber if metric == "ber" else evaluation.link().sinr_db
 
 
@@ -78,11 +86,13 @@ def caption(evaluation: Evaluation, metric: str = "nmse") -> str:
     if metric == "ber":
         widest = f"{100 * float((half / level.value).nan_to_num(0.0).max()):.0f} %"
     else:
-        widest = f"{float(half.nan_to_num(0.0).max()):.2f} dB"
+        widest = f"{float(half.nan_to_num(0.0).max()):.2f} {'bit/s/Hz' if metric == 'rate' else 'dB'}"
     noun = "channel" if high == 1 else "channels"
     # One channel has no spread to resample: its interval of width 0 would read as certainty.
     intervals = f"95 % intervals at most ±{widest}" if low > 1 else "a point of one channel has no interval"
     text = f"{channels} {noun} a point, the same for all; {intervals}"
+    if metric == "rate":
+        return f"{text}; use-and-then-forget bound of maximum-ratio combining, data through the same converters"
     if metric != "nmse":
         options = evaluation.measured_detail().options
         streams = "1 stream" if options.num_streams == 1 else f"{options.num_streams} streams"
@@ -94,7 +104,7 @@ def caption(evaluation: Evaluation, metric: str = "nmse") -> str:
 
 
 def plain_table(evaluation: Evaluation, metric: str = "nmse") -> str:
-    """The table of ``"nmse"``, ``"ber"`` or ``"sinr"`` as aligned plain text.
+    """The table of ``"nmse"``, ``"ber"``, ``"sinr"`` or ``"rate"`` as aligned plain text.
 
     Raises:
         InvalidValueError: another metric, or one that was not measured.
@@ -163,7 +173,7 @@ def _rich_block(evaluation: Evaluation, metric: str, block: range, *, last: bool
     if scored:
         table.add_column("score", justify="right", no_wrap=True)
     level = _level(evaluation, metric)
-    rank = -level.value if metric == "sinr" else level.value
+    rank = -level.value if metric in _RISING else level.value
     for index, (heading, group) in enumerate(_groups(evaluation)):
         if index:
             table.add_section()

@@ -15,6 +15,7 @@ from wichan.training.state import RunState
 
 if TYPE_CHECKING:
     from wichan.estimators import LearnedEstimator
+    from wichan.priors import VAE
 
 
 class BestWeights:
@@ -43,18 +44,18 @@ class BestWeights:
             return
         notes = {"config": self._config.to_dict(), "metrics": state.best, "step": state.best_step}
         notes |= {"steps": state.steps, "seconds": round(state.seconds, 1), "torch": torch.__version__}
-        save_weights(self.estimator(task), self._folder.best, training=notes)
+        save_weights(self.network(task), self._folder.best, training=notes)
 
-    def estimator(self, task: Any) -> LearnedEstimator:
-        """A fresh estimator with the best weights."""
-        made: LearnedEstimator = build_network(self._config, self._source.observation)
+    def network(self, task: Any) -> LearnedEstimator | VAE:
+        """A fresh network with the best weights."""
+        made = build_network(self._config, self._source.observation)
         made.load_state_dict(task.kept.state_dict() if self._weights is None else self._weights)
         return made.eval()
 
     @torch.no_grad()
     def calibrate(self, task: Any, state: RunState) -> None:
         """Set the scale of ``err_var`` so that its mean normalised error is 1 on frames that were not used before."""
-        made = self.estimator(task)
+        made = self.network(task)
         scale = getattr(getattr(made, "error_head", None), "scale", None)
         if scale is None or "nll" not in self._config.loss:
             return

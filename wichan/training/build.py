@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wichan.errors import InvalidValueError, WichanError, unknown_name
-from wichan.estimators import LEARNED, LearnedEstimator
-from wichan.observations import OFDMPilots
 from wichan.training.config import TrainConfig
+from wichan.training.families import model_class
+
+if TYPE_CHECKING:
+    from wichan.estimators import LearnedEstimator
+    from wichan.priors import VAE
 
 
-def build_network(config: TrainConfig, observation: OFDMPilots) -> LearnedEstimator:
-    """Build the learned estimator of a configuration, its initial weights drawn from the run's seed.
+def build_network(config: TrainConfig, observation: Any) -> LearnedEstimator | VAE:
+    """Build the learned estimator or the prior of a configuration, its initial weights drawn from the run's seed.
 
     Args:
         config: the run; ``model_options`` are hyper-parameters, or ``preset`` and changes to it.
@@ -23,23 +26,24 @@ def build_network(config: TrainConfig, observation: OFDMPilots) -> LearnedEstima
         UnknownNameError: an option or a preset that the model does not have.
         InvalidValueError: a value that does not fit.
     """
-    cls: type[LearnedEstimator] = LEARNED[config.model]
+    cls: Any = model_class(config.model)
     pilots = copy.deepcopy(observation).cpu()
     options: dict[str, Any] = {"seed": config.seed} | config.model_options
     preset = options.pop("preset", None)
-    known = _parameters(cls)
+    known = parameters_of(cls)
     for name in options:
         if known and name not in known:
             raise unknown_name("model option", name, ["preset", *known])
     try:
-        return cls(pilots, **options) if preset is None else cls.preset(preset, pilots, **options)
+        made: LearnedEstimator | VAE = cls(pilots, **options) if preset is None else cls.preset(preset, pilots, **options)
+        return made
     except WichanError:
         raise
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"model_options of {config.model} do not fit: {' '.join(str(error).split())}") from None
 
 
-def _parameters(cls: type) -> list[str]:
+def parameters_of(cls: type) -> list[str]:
     """Names of all keyword arguments of a class and, where it passes them on, of its bases."""
     names: dict[str, None] = {}
     for base in cls.__mro__:

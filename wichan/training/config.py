@@ -10,7 +10,7 @@ from typing import Any
 
 from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, check_int, check_real, unknown_name
 from wichan.store.records import as_json
-from wichan.training.losses import parse_loss
+from wichan.training.families import Family, family_of
 
 OPTIMISERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "exponential")
@@ -19,9 +19,6 @@ MONITORS = ("nmse_db", "score_db", "loss")
 DEFAULT_TIME = 1800.0  # s, where no budget is given
 #: Settings that a resumed run may change: how long, how often it is looked at, how it is computed.
 FREE = ("max_time", "max_steps", "max_epochs", "patience", "val_every", "precision", "compile")
-# The closed-form start is close to the best there is: larger steps move away from it.
-_LINEAR = {"batch_size": 256, "lr": 2e-4, "clip": 0.0}
-_DEFAULTS: dict[str, dict[str, Any]] = {"linear": _LINEAR}
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 
 
@@ -30,15 +27,16 @@ class TrainConfig:
     """Everything that decides what a run learns; where it runs (device, threads, folder) is said to `fit`.
 
     Args:
-        model: name of a learned estimator, see ``wichan.estimators.LEARNED``.
+        model: name of a learned estimator, see ``wichan.estimators.LEARNED``, or ``"vae"``, see `wichan.priors.VAE`.
         model_options: its hyper-parameters; ``{"preset": "paper"}`` starts from a preset.
-        stream: recipe to draw frames from while training; default ``ofdm-siso``.
+        stream: recipe to draw frames from while training; default ``ofdm-siso``, and ``quantized-simo`` for ``"vae"``.
         overrides: settings of that recipe, dotted key -> value.
         data: data set folder to read frames from instead.
-        loss: see `wichan.training.losses`.
+        loss: see `wichan.training.losses`, and `wichan.training.prior_losses` for ``"vae"``.
         target: column of a batch that is learned.
         monitor: validation metric that says which weights are best: ``nmse_db`` (ratio of sums), ``score_db`` (mean over
-            frames of a frame's NMSE in dB) or ``loss``; default ``score_db`` for a loss with log-mse, else ``nmse_db``.
+            frames of a frame's NMSE in dB) or ``loss``; default ``score_db`` for a loss with log-mse, else ``nmse_db``; for
+            ``"vae"`` ``nmse_db``, or ``loss`` where it learns without channels.
         optimiser: ``adam`` or ``adamw``.
         lr: largest learning rate.
         weight_decay: of the optimiser.
@@ -94,11 +92,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_sources()
-        terms = parse_loss(self.loss)
+        terms = self.family.parse_loss(self.loss)
         for name, allowed in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             check_choice(name, getattr(self, name), allowed)
         if self.monitor is None:
-            self._set("monitor", "score_db" if "log-mse" in terms else "nmse_db")
+            self._set("monitor", self.family.monitor(terms, self.model_options))
         check_choice("monitor", self.monitor, MONITORS)
         self._set("lr", check_real("lr", self.lr, positive=True, maximum=10.0))
         for name, high in (("weight_decay", 10.0), ("lr_final", 1.0), ("warmup", 1.0), ("clip", 1e9), ("ema", 0.999999)):
@@ -113,10 +111,7 @@ class TrainConfig:
         self._check_budget()
 
     def _check_sources(self) -> None:
-        from wichan.estimators import LEARNED
-
-        if not isinstance(self.model, str) or self.model not in LEARNED:
-            raise unknown_name("model", self.model, LEARNED)
+        family = self.family
         if self.stream is not None and self.data is not None:
             raise InvalidValueError(f"stream={self.stream!r} and data={self.data!r} exclude each other; give one")
         if self.data is not None and self.overrides:
@@ -127,7 +122,7 @@ class TrainConfig:
             if not isinstance(getattr(self, name), str | None):
                 raise InvalidTypeError(f"{name} must be text, got {type(getattr(self, name)).__name__}")
         if self.data is None and self.stream is None:
-            self._set("stream", "ofdm-siso")
+            self._set("stream", family.stream)
         for name in ("model_options", "overrides"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InvalidTypeError(f"{name} must be a mapping of keys to values, got {type(getattr(self, name)).__name__}")
@@ -142,6 +137,11 @@ class TrainConfig:
         if self.max_time is None and self.max_steps is None and self.max_epochs is None:
             self._set("max_time", DEFAULT_TIME)
 
+    @property
+    def family(self) -> Family:
+        """What the model has in common with others of its kind."""
+        return family_of(self.model)
+
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
@@ -152,7 +152,7 @@ class TrainConfig:
         for name in settings:
             if name not in known:
                 raise unknown_name("setting", name, known)
-        return cls(model, **(_DEFAULTS.get(model, {}) | settings))
+        return cls(model, **(family_of(model).defaults(model, settings) | settings))
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "config") -> TrainConfig:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from wichan.errors import InvalidValueError, StoreError, unknown_name
-from wichan.observations import OFDMPilots
 from wichan.random import make_generator
 from wichan.simulate.sampler import BlockSampler, one_thread
 from wichan.training.config import TrainConfig
@@ -39,7 +38,7 @@ class FrameSource(ABC):
         name: what it is, for a reader.
     """
 
-    observation: OFDMPilots
+    observation: Any
     epoch_frames: int
     name: str
 
@@ -76,26 +75,29 @@ def open_source(config: TrainConfig, device: torch.device | str = "cpu") -> Fram
         InvalidValueError: a recipe without pilots, no split to train on or to validate on. StoreError: no data set.
     """
     if config.data is not None:
-        return DiskSource(config.data, config.seed, device)
+        return DiskSource(config.data, config.seed, device, config.family.recipe_kind)
     assert config.stream is not None  # the configuration sees to it
-    return StreamSource(config.stream, config.overrides, config.seed, device)
+    return StreamSource(config.stream, config.overrides, config.seed, device, config.family.recipe_kind)
 
 
 class StreamSource(FrameSource):
     """Draws frames from a recipe while training; batch number i never depends on what came before.
 
     Args:
-        recipe: name, path or loaded recipe of kind ``ofdm``.
+        recipe: name, path or loaded recipe.
         overrides: settings to change.
         seed: of the training frames; the validation set has the recipe's own, and so do both where fading is frozen.
         device: where frames are computed and stay.
+        kind: of the recipe, which decides what the pilots are.
     """
 
-    def __init__(self, recipe: Any, overrides: dict[str, Any], seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, recipe: Any, overrides: dict[str, Any], seed: int, device: torch.device | str = "cpu", kind: str = "ofdm"
+    ) -> None:
         from wichan.simulate import load_recipe
 
         loaded = load_recipe(recipe, overrides)
-        _check_recipe(loaded)
+        _check_recipe(loaded, kind)
         # Frozen channels belong to a seed: with another one, training would see other channels than validation.
         self.name, self.seed = f"recipe {loaded.name}", seed if loaded.independent_fading else loaded.seed
         self._samplers: dict[str, BlockSampler] = {}
@@ -166,9 +168,10 @@ class DiskSource(FrameSource):
         path: the folder.
         seed: of the order.
         device: where frames go.
+        kind: of the recipe that it was made from.
     """
 
-    def __init__(self, path: str, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, path: str, seed: int, device: torch.device | str = "cpu", kind: str = "ofdm") -> None:
         from wichan.simulate import build_link, recipe_from_dict
         from wichan.store import load_manifest
 
@@ -180,7 +183,7 @@ class DiskSource(FrameSource):
         if "kind" not in manifest.header.recipe:
             raise StoreError(f"{path} was not made from a recipe; where its pilots are is not known")
         recipe = recipe_from_dict(manifest.header.recipe)
-        _check_recipe(recipe)
+        _check_recipe(recipe, kind)
         self.path, self.seed, self.device = path, seed, torch.device(device)
         self.name = f"data set {path}"
         self.observation = build_link(recipe).observation
@@ -221,9 +224,11 @@ class DiskSource(FrameSource):
         return {name: value.to(self.device, non_blocking=True) for name, value in frames.items()}
 
 
-def _check_recipe(recipe: Any) -> None:
-    if recipe.kind != "ofdm":
-        raise InvalidValueError(f"recipe={recipe.name!r} is of kind {recipe.kind!r}; only kind 'ofdm' has pilots to train on")
+def _check_recipe(recipe: Any, kind: str) -> None:
+    if recipe.kind != kind:
+        raise InvalidValueError(
+            f"recipe={recipe.name!r} is of kind {recipe.kind!r}; only kind {kind!r} has pilots to train this model on"
+        )
     for split in (TRAIN, VALIDATION):
         if split not in recipe.split_names():
             raise InvalidValueError(

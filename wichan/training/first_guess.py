@@ -10,12 +10,12 @@ from wichan.training.config import TrainConfig
 from wichan.training.data import FrameSource, Share
 
 if TYPE_CHECKING:
-    from wichan.training.module import ChannelEstimation
+    from wichan.training.module import Task
 
 _BATCH = 512
 
 
-def give_first_guess(task: ChannelEstimation, source: FrameSource, config: TrainConfig) -> bool:
+def give_first_guess(task: Task, source: FrameSource, config: TrainConfig) -> bool:
     """Let the network work out its first weights from ``config.warm_start`` frames; the average starts there too.
 
     Returns:

@@ -17,15 +17,14 @@ from wichan.training.config import TrainConfig
 from wichan.training.data import FrameSource, Share, check_columns, count, cut, open_source
 from wichan.training.first_guess import give_first_guess
 from wichan.training.folder import EVENTS, RunFolder
-from wichan.training.losses import parse_loss
 from wichan.training.prefetch import BatchFeed
 from wichan.training.state import RunState, read_state, restore_network
 from wichan.training.surroundings import interruptible, surroundings
 
 if TYPE_CHECKING:
-    from wichan.estimators import LearnedEstimator
+    from wichan.estimators import Estimator
     from wichan.training.keeper import Keeper, TrainProgress
-    from wichan.training.module import ChannelEstimation
+    from wichan.training.module import Task
 
 _PATIENCE = timedelta(minutes=5)  # of several devices with each other
 
@@ -46,7 +45,7 @@ class TrainResult:
         busy: share of the training time in which the network did not wait for frames.
     """
 
-    estimator: LearnedEstimator
+    estimator: Estimator
     folder: Path | None
     best: dict[str, float]
     best_step: int
@@ -133,16 +132,14 @@ def fit(
         return run(config, place, opened, folder, saved, progress, on_note or (lambda text: None))
 
 
-def open_run(config: TrainConfig, place: Place) -> tuple[FrameSource, ChannelEstimation]:
+def open_run(config: TrainConfig, place: Place) -> tuple[FrameSource, Task]:
     """Open the frames and build the task of a run.
 
     Raises:
         WichanError: settings that do not fit each other.
     """
-    from wichan.training.module import ChannelEstimation
-
     source = open_source(config, place.device)
-    task = ChannelEstimation(build_network(config, source.observation), config)
+    task = config.family.task(build_network(config, source.observation), config)
     check_columns(source, task.columns)
     per_epoch = source.epoch_frames // (config.batch_size * place.share.world)
     if config.data is not None and not per_epoch:
@@ -157,7 +154,7 @@ def open_run(config: TrainConfig, place: Place) -> tuple[FrameSource, ChannelEst
 def run(
     config: TrainConfig,
     place: Place,
-    opened: tuple[FrameSource, ChannelEstimation],
+    opened: tuple[FrameSource, Task],
     folder: RunFolder | None,
     saved: Path | None,
     progress: Callable[[TrainProgress], None] | None,
@@ -198,12 +195,10 @@ def run(
         where = None if folder is None else folder.path
         done = (state.steps, keeper.frames(task, world), state.seconds, state.stopped)
         pace = (keeper.speed(task, world), keeper.busy)
-        return TrainResult(keep.estimator(task), where, state.best, state.best_step, *done, *pace)
+        return TrainResult(config.family.estimator(keep.network(task)), where, state.best, state.best_step, *done, *pace)
 
 
-def _train(
-    config: TrainConfig, place: Place, source: FrameSource, task: ChannelEstimation, keeper: Keeper, feed: BatchFeed
-) -> None:
+def _train(config: TrainConfig, place: Place, source: FrameSource, task: Task, keeper: Keeper, feed: BatchFeed) -> None:
     import lightning as L
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy
@@ -213,13 +208,12 @@ def _train(
     if count(frames) < world:
         raise InvalidValueError(f"devices={world} is more than the {count(frames)} frames of the validation set")
     fixed = cut(frames, config.batch_size, place.share)
-    unused = "nll" not in parse_loss(config.loss)  # then nothing trains the head of err_var
     if config.compile:
-        task.network.get_submodule("network").compile()  # in place: names of the weights stay
+        task.compile_network()
     trainer = L.Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=[place.device.index or 0] if cuda and world == 1 else world,
-        strategy=DDPStrategy(find_unused_parameters=unused, timeout=_PATIENCE) if world > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=task.has_idle_weights, timeout=_PATIENCE) if world > 1 else "auto",
         plugins=[LightningEnvironment()],
         precision=config.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.clip or None,
@@ -250,7 +244,7 @@ class _Fixed:
         return iter([] if self._keeper.interrupted else self._batches)
 
 
-def _feed(config: TrainConfig, source: FrameSource, task: ChannelEstimation, place: Place) -> BatchFeed:
+def _feed(config: TrainConfig, source: FrameSource, task: Task, place: Place) -> BatchFeed:
     columns = task.columns
 
     def length(given: int) -> int:

@@ -15,7 +15,8 @@ from wichan.estimators.base import Estimate
 from wichan.training.config import TrainConfig
 from wichan.training.data import Frames
 from wichan.training.ema import WeightAverage
-from wichan.training.losses import make_loss
+from wichan.training.losses import make_loss, parse_loss
+from wichan.training.measures import estimate_summary, estimate_sums
 from wichan.training.schedule import budget_used, rate_factor
 
 
@@ -36,6 +37,7 @@ class Task(L.LightningModule):
         steps: optimiser steps done, earlier parts of a resumed run included.
         seconds: time that the schedule reckons with; whoever runs the task keeps it up to date.
         metrics: what the last validation found.
+        conditions: what the network is told besides the observation and its noise.
         losses: sum of the training losses since the last call of `mean_loss`, and their number.
     """
 
@@ -46,6 +48,7 @@ class Task(L.LightningModule):
         self.config, self.max_steps = config, max_steps
         self.steps, self.seconds = 0, 0.0
         self.metrics: dict[str, float] = {}
+        self.conditions: tuple[str, ...] = ()
         self.losses: tuple[torch.Tensor | float, int] = (0.0, 0)
         self._sums: dict[str, torch.Tensor] = {}
 
@@ -62,6 +65,20 @@ class Task(L.LightningModule):
     @abstractmethod
     def summary(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics of the validation set from its sums."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a batch must have."""
+
+    @abstractmethod
+    def compile_network(self) -> None:
+        """Run what is worth it through ``torch.compile``, in place."""
+
+    @property
+    def has_idle_weights(self) -> bool:
+        """Whether some weights get no gradient."""
+        return False
 
     # -- Training. --
 
@@ -160,26 +177,17 @@ class ChannelEstimation(Task):
         """Error, energy, decibels a frame, normalised error, loss."""
         h = batch[self.config.target]
         estimate = self.estimate(network, batch)
-        squared = torch.view_as_real(estimate.h_hat - h).double().square().sum(-1).flatten(1)
-        energy = torch.view_as_real(h).double().square().sum(-1).flatten(1).sum(1)
-        error = squared.sum(1)
-        known = squared / estimate.err_var.double().flatten(1).clamp_min(1e-30)
-        return {
-            "frames": torch.full((), len(h), dtype=torch.float64, device=h.device),
-            "error": error.sum(),
-            "energy": energy.sum(),
-            "decibels": 10 * (error / energy).clamp_min(1e-30).log10().sum(),
-            "known": known.mean(1).sum(),
-            "loss": self._loss(estimate, h).double() * len(h),
-        }
+        return estimate_sums(estimate, h, self._loss(estimate, h))
 
     def summary(self, sums: dict[str, float]) -> dict[str, float]:
-        """``nmse_db`` (ratio of sums), ``score_db`` (mean of the frames' dB), ``error_ratio`` (1 if calibrated), ``loss``."""
-        n = sums["frames"]
-        ratio = torch.tensor(sums["error"] / sums["energy"], dtype=torch.float64)
-        return {
-            "nmse_db": float(10 * ratio.log10()),
-            "score_db": sums["decibels"] / n,
-            "error_ratio": sums["known"] / n,
-            "loss": sums["loss"] / n,
-        }
+        """``nmse_db``, ``score_db``, ``error_ratio``, ``loss``: see `wichan.training.measures`."""
+        return estimate_summary(sums)
+
+    @property
+    def has_idle_weights(self) -> bool:
+        """Without nll nothing trains the head of err_var."""
+        return "nll" not in parse_loss(self.config.loss)
+
+    def compile_network(self) -> None:
+        """Compile the network in place: names of the weights stay."""
+        self.network.get_submodule("network").compile()

@@ -25,16 +25,19 @@ from wichan.training.weights_reader import (
 )
 
 if TYPE_CHECKING:
-    from wichan.estimators import LearnedEstimator
+    from wichan.estimators import BussgangVAE, LearnedEstimator
+    from wichan.priors import VAE
 
 
-def save_weights(est: LearnedEstimator, path: str | Path, training: Mapping[str, Any] | None = None) -> Path:
+def save_weights(
+    est: LearnedEstimator | VAE | BussgangVAE, path: str | Path, training: Mapping[str, Any] | None = None
+) -> Path:
     """Write a learned estimator to one safetensors file: all that `load_weights` needs to build it again.
 
     After any crash the file holds the old weights or the new ones. Equal weights and notes give equal bytes.
 
     Args:
-        est: the estimator.
+        est: the estimator. A `VAE` and its `BussgangVAE` give the same file, that of the prior.
         path: where to; it must end in ``.safetensors``.
         training: how it was trained, as JSON can hold it (recipe, steps, seconds, ...).
 
@@ -54,7 +57,12 @@ def save_weights(est: LearnedEstimator, path: str | Path, training: Mapping[str,
     """
     from wichan import __version__
     from wichan.estimators import LearnedEstimator
+    from wichan.priors import VAE
 
+    if isinstance(est, torch.nn.Module) and isinstance(getattr(est, "prior", est), VAE):
+        from wichan.training.prior_files import save_prior
+
+        return save_prior(getattr(est, "prior", est), path, training)
     if not isinstance(est, LearnedEstimator):
         raise InvalidTypeError(f"est must be a learned estimator, got {type(est).__name__}")
     target = Path(path)
@@ -67,17 +75,20 @@ def save_weights(est: LearnedEstimator, path: str | Path, training: Mapping[str,
     notes = {
         "format": f"{FORMAT}{FORMAT_VERSION}",
         "kind": est.kind,
-        "config": _json("config", est.config()),
-        "grid": _json("grid", _grid_notes(est.obs)),
-        "training": _json("training", dict(training or {})),
+        "config": as_text("config", est.config()),
+        "grid": as_text("grid", _grid_notes(est.obs)),
+        "training": as_text("training", dict(training or {})),
         "wichan": __version__,
     }
-    write_atomic(target, _ordered(pack_tensors(tensors, notes)))
+    write_atomic(target, ordered(pack_tensors(tensors, notes)))
     return target
 
 
-def load_weights(path: str | Path, obs: OFDMPilots | None = None) -> LearnedEstimator:
+def load_weights(path: str | Path, obs: Any = None) -> LearnedEstimator | BussgangVAE:
     """Read a learned estimator from a file of `save_weights`; nothing in the file is executed.
+
+    The file of a `VAE` gives its estimator, a `BussgangVAE` with the pilots that the encoder was trained for, whose attribute
+    ``prior`` is the network; `wichan.training.prior_files.load_prior` gives the network by itself.
 
     Args:
         path: the file, or a folder with ``weights.safetensors`` or ``best.safetensors`` in it.
@@ -93,10 +104,17 @@ def load_weights(path: str | Path, obs: OFDMPilots | None = None) -> LearnedEsti
     """
     info, tensors = read_weights(path)
     where = str(info.path)
-    est = _built(info)
+    if info.kind == "vae":
+        from wichan.estimators import BussgangVAE
+        from wichan.training.prior_files import prior_of
+
+        return BussgangVAE(prior_of(info, tensors), obs).eval()
+    if info.obs is None:
+        raise InvalidValueError(f"path={where!r} holds a prior of kind {info.kind!r} and no estimator; wichan.load reads both")
+    est = _built(info, info.obs)
     if any(value.dtype == torch.float64 for name, value in tensors.items() if name != PILOTS):
         est = est.double()
-    _check_tensors(where, info.kind, est.state_dict(), tensors)
+    check_tensors(where, info.kind, est.state_dict(), tensors)
     est.load_state_dict(tensors)
     return adapted(est.eval(), obs, f"{where} is a checkpoint of another grid: ")
 
@@ -113,19 +131,19 @@ def adapted(est: LearnedEstimator, obs: OFDMPilots | None, prefix: str) -> Learn
         raise InvalidValueError(f"{prefix}{error}") from None
 
 
-def _built(info: WeightsInfo) -> LearnedEstimator:
+def _built(info: WeightsInfo, obs: OFDMPilots) -> LearnedEstimator:
     """A fresh estimator of the kind and size that the file names."""
     from wichan.estimators import LEARNED
 
     try:
-        est: LearnedEstimator = LEARNED[info.kind].from_config(info.config, info.obs)
+        est: LearnedEstimator = LEARNED[info.kind].from_config(info.config, obs)
     except Exception as error:  # whatever a damaged config makes a constructor raise
         raise StoreError(f"{info.path} cannot be used: {one_line(error)}") from None
     return est
 
 
-def _check_tensors(where: str, kind: str, want: Mapping[str, torch.Tensor], have: Mapping[str, torch.Tensor]) -> None:
-    """Raise unless the file holds exactly the tensors that the estimator has."""
+def check_tensors(where: str, kind: str, want: Mapping[str, torch.Tensor], have: Mapping[str, torch.Tensor]) -> None:
+    """Raise `StoreError` unless the file ``where`` holds exactly the tensors ``want`` of an estimator or prior."""
     missing, extra = (sorted(a.keys() - b.keys()) for a, b in ((want, have), (have, want)))
     if missing or extra:
         found = {"missing": missing, "unexpected": extra}
@@ -157,15 +175,20 @@ def _grid_notes(obs: OFDMPilots) -> dict[str, Any]:
     }
 
 
-def _json(field: str, value: Any) -> str:
+def as_text(field: str, value: Any) -> str:
+    """JSON text of ``value``.
+
+    Raises:
+        InvalidTypeError: JSON cannot hold it.
+    """
     try:
         return json.dumps(value, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise InvalidTypeError(f"{field} must be what JSON can hold: {one_line(error)}") from None
 
 
-def _ordered(data: bytes) -> bytes:
-    """The same file with its header sorted: the library writes metadata in an order that differs from run to run."""
+def ordered(data: bytes) -> bytes:
+    """Return a safetensors file with a sorted header: the order of metadata that the library writes differs by run."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # tensors stay aligned

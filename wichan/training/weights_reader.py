@@ -22,6 +22,7 @@ SUFFIX = ".safetensors"
 FORMAT = "wichan-weights-"
 FORMAT_VERSION = 1
 PILOTS = "obs.pilots_ri"  # the buffer of a learned estimator that holds its pilots
+_AXES = "axes"  # where a prior notes the axes of a channel
 
 _MAX_HEADER = 100 << 20  # the limit of the safetensors format itself
 _PICKLES = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
@@ -34,19 +35,19 @@ class WeightsInfo:
 
     Attributes:
         path: the file.
-        kind: which learned estimator, a key of `wichan.estimators.LEARNED`.
+        kind: which learned estimator, a key of `wichan.estimators.LEARNED`, or which prior, a key of `wichan.priors.PRIORS`.
         config: its hyper-parameters.
-        obs: grid and pilots that it was trained for.
+        obs: grid and pilots that it was trained for; None for a prior, which belongs to channels and not to pilots.
         training: how it was trained: whatever its trainer noted.
         version: wichan's version when the file was written.
-        num_parameters: numbers in its tensors, pilots not counted.
+        num_parameters: numbers in its tensors, pilots and axes not counted.
         num_bytes: size of the file.
     """
 
     path: Path
     kind: str
     config: dict[str, Any]
-    obs: OFDMPilots
+    obs: OFDMPilots | None
     training: dict[str, Any]
     version: str
     num_parameters: int
@@ -127,6 +128,7 @@ def _notes(where: str, header: dict[str, Any]) -> dict[str, Any]:
 
 def _info(path: Path, notes: dict[str, Any], tensors: Mapping[str, torch.Tensor], num_bytes: int) -> WeightsInfo:
     from wichan.estimators import LEARNED
+    from wichan.priors import PRIORS
 
     parsed = {}
     for key in ("config", "grid", "training"):
@@ -137,8 +139,8 @@ def _info(path: Path, notes: dict[str, Any], tensors: Mapping[str, torch.Tensor]
         if not isinstance(parsed[key], dict):
             raise StoreError(f"{path} is damaged: {key} in its metadata must be a JSON object")
     try:
-        kind = check_choice("kind", notes.get("kind"), LEARNED)
-        obs = _pilots(parsed["grid"], tensors)
+        kind = check_choice("kind", notes.get("kind"), [*LEARNED, *PRIORS])
+        obs = None if kind in PRIORS else _pilots(parsed["grid"], tensors)
     except (WichanError, TypeError, ValueError, RuntimeError) as error:
         raise StoreError(f"{path} cannot be used: {one_line(error)}") from None
     return WeightsInfo(
@@ -148,7 +150,7 @@ def _info(path: Path, notes: dict[str, Any], tensors: Mapping[str, torch.Tensor]
         obs=obs,
         training=parsed["training"],
         version=str(notes.get("wichan", "unknown")),
-        num_parameters=sum(value.numel() for name, value in tensors.items() if name != PILOTS),
+        num_parameters=sum(value.numel() for name, value in tensors.items() if name not in (PILOTS, _AXES)),
         num_bytes=num_bytes,
     )
 

@@ -10,11 +10,13 @@ import torch
 
 from wichan.errors import InvalidTypeError, InvalidValueError, StoreError, UnknownNameError, WichanError, unknown_name
 from wichan.observations import OFDMPilots
+from wichan.training.prior_files import prior_of
 from wichan.training.weights import load_weights
 from wichan.training.weights_reader import SUFFIX, WeightsInfo, read_weights
 
 if TYPE_CHECKING:
-    from wichan.estimators import LearnedEstimator
+    from wichan.estimators import Estimator
+    from wichan.observations import Observation
 
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 WEIGHTS, CONFIG, CARD = f"weights{SUFFIX}", "config.yaml", "card.md"
@@ -102,17 +104,18 @@ def model_info(name: str) -> ModelInfo:
     return ModelInfo(name=name, folder=folder, weights=info, **fields)
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu", obs: OFDMPilots | None = None) -> LearnedEstimator:
-    """Return a trained estimator, ready to run.
+def load(name: str | Path, *, device: str | torch.device = "cpu", obs: Observation | None = None) -> Any:
+    """Return a trained estimator, ready to run, or a prior.
 
     Args:
         name: a released model (``wichan models`` lists them), or the path of a weight file or its folder.
         device: ``"cpu"``, ``"cuda"``, ``"auto"``.
-        obs: pilots of the link that it shall work in: the same positions on the same grid, the symbols may differ.
-            Default: the pilots that it was trained with.
+        obs: pilots of the link that it shall work in. For a network `OFDMPilots` of the same positions on the same grid, the
+            symbols may differ; default: the pilots that it was trained with. A prior goes with any `QuantizedPilots`.
 
     Returns:
-        The estimator in evaluation mode.
+        The estimator in evaluation mode. For a prior (``gmm``, ``mfa``, ``vae``) the prior itself, and with ``obs`` its
+        estimator: `BussgangGMM`, `BussgangMFA` or `BussgangVAE`.
 
     Raises:
         UnknownNameError: no such model; the line lists what there is.
@@ -126,7 +129,34 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", obs: OFDMPilot
     if not isinstance(name, (str, Path)):
         raise InvalidTypeError(f"name must be the name of a model or a path, got {type(name).__name__}")
     place = pick_device(device)
-    return load_weights(name if is_path(name) else _released_folder(str(name)) / WEIGHTS, obs).to(place)
+    path = weights_path(name)
+    info, tensors = read_weights(path)
+    if info.obs is not None:
+        if obs is not None and not isinstance(obs, OFDMPilots):
+            raise InvalidTypeError(f"obs must be OFDMPilots, got {type(obs).__name__}")
+        return load_weights(path, obs).to(place)
+    prior = prior_of(info, tensors).to(place)
+    return prior if obs is None else bussgang_estimator(prior, obs).to(place)
+
+
+def bussgang_estimator(prior: Any, obs: Any) -> Estimator:
+    """Return the estimator of a prior behind coarse converters.
+
+    Args:
+        prior: a fitted `GMM`, `MFA` or `VAE`.
+        obs: `QuantizedPilots` whose channel has the prior's number of elements.
+
+    Raises:
+        InvalidTypeError, ShapeError: no prior, or pilots that do not fit it.
+    """
+    from wichan import estimators
+
+    names = {"gmm": "BussgangGMM", "mfa": "BussgangMFA", "vae": "BussgangVAE"}
+    kind = getattr(prior, "kind", None)
+    if kind not in names:
+        raise InvalidTypeError(f"prior must be one of {', '.join(names)}, got {type(prior).__name__}")
+    made: Estimator = getattr(estimators, names[kind])(prior, obs)
+    return made
 
 
 def is_path(name: str | Path) -> bool:
@@ -134,6 +164,15 @@ def is_path(name: str | Path) -> bool:
     text = str(name)
     looks = isinstance(name, Path) or "/" in text or "\\" in text or text.endswith((SUFFIX, ".pt", ".pth", ".ckpt"))
     return looks or (text not in released() and Path(text).exists())
+
+
+def weights_path(name: str | Path) -> Path:
+    """Where the weights of a released model or of a path lie (a file, or a folder with one).
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    return Path(name) if is_path(name) else _released_folder(str(name)) / WEIGHTS
 
 
 def _released_folder(name: str) -> Path:
