@@ -27,7 +27,7 @@ _NAMES = {
     "no_from_snr_db": "wichan.observations.snr",
     "pilot_sequence": "wichan.observations.quantized",
     "qpsk_sequence": "wichan.observations.sequences",
-    "quantized_ofdm": "wichan.observations.quantized_ofdm",
+    "quantized_ofdm": "wichan.observations.quantized_waveform",
     "snr_db_from_no": "wichan.observations.snr",
 }
 

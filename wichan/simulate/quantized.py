@@ -140,7 +140,7 @@ class QuantizedRecipe(OFDMRecipe):
 
     def _ofdm(self, grid: OFDMGrid, source: ChannelSource, bits: Any, options: dict[str, Any]) -> QuantizedPilots:
         """Converters that see the time signal of OFDM symbols."""
-        from wichan.observations.quantized_ofdm import quantized_ofdm
+        from wichan.observations.quantized_waveform import quantized_ofdm
 
         for name in PilotSequence.model_fields:
             if name in self._pilots:
