@@ -34,6 +34,7 @@ BITS = (1, 2, 3, math.inf)
 FULL = ("bls", "blmmse", "bussgang-gmm circulant", "bussgang-gmm from pilots", "bussgang-gmm", "bussgang-mfa", GENIE)
 SHORT = ("blmmse", "bussgang-gmm circulant", "bussgang-gmm", "bussgang-mfa", GENIE)
 AT = {"snr_db": 10.0}
+Y_LABEL = "MSE per antenna"
 Panels = dict[str, tuple[Sequence[Curve], Mapping[str, Any]]]
 
 
@@ -130,11 +131,17 @@ def main(argv: list[str] | None = None) -> int:
     begin = time.monotonic()
     try:
         study = Study.of(options, SMALL | parse_overrides(options.settings))
+        others: Panels = {}
         for part in options.parts:
             print(f"\n{part}", flush=True)
             panels = PARTS[part](study)
             report.write_csv({title: curves for title, (curves, _) in panels.items()}, folder / f"{part}.csv")
-            report.draw(panels, "MSE per antenna", folder / f"{part}.png", columns=4 if part == "snr" else 3)
+            if part == "snr":
+                report.draw(panels, Y_LABEL, folder / "snr.png", columns=4)
+            else:
+                others |= panels
+        if others:
+            report.draw(others, Y_LABEL, folder / "others.png", columns=4)
     except WichanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

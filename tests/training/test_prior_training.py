@@ -160,7 +160,7 @@ def test_defaults_follow_the_model() -> None:
     paper = TrainConfig.of("vae", model_options={"preset": "paper"})
     assert (paper.loss, paper.lr, paper.optimiser, paper.ema, paper.clip) == ("elbo", 5e-4, "adam", 0.0, 1.0)
     real = TrainConfig.of("vae", model_options={"variant": "real"})
-    assert (real.loss, real.monitor) == ("elbo", "loss")
+    assert (real.loss, real.monitor) == ("nll+2*kl", "loss")
     assert TrainConfig.of("vae", loss="elbo", lr=0.1).lr == 0.1
     assert TrainConfig.from_dict(real.to_dict()) == real
     with pytest.raises(UnknownNameError, match="loss='log-mse\\+nll' is unknown|loss='hinge'"):

@@ -116,7 +116,8 @@ class _Fitting:
 
     def run(self) -> _Run:
         k = int(self.prior.num_components)
-        labels = kmeans_labels(self.features if self.restart % 2 == 0 else parts(self.samples.subset), k, self.generator)
+        by_parts = (self.restart + self.form.spectral) % 2 == 1  # circulant forms begin with these; see `wichan.priors.start`
+        labels = kmeans_labels(parts(self.samples.subset) if by_parts else self.features, k, self.generator)
         start = self.estep.labelled(self.samples.subset, labels, k)
         mixture = self._m_step(start, None)
         return self._exact(mixture) if self.prior.batch_size is None else self._stepwise(mixture, start)

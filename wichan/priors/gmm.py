@@ -24,7 +24,7 @@ class GMM(MixturePrior):
         max_iter: most EM iterations of a start.
         tol: EM ends when the mean log-likelihood of a channel changes by less.
         num_restarts: starts, of which the one with the highest likelihood is kept. They take clusters of the channels'
-            log-periodograms and of [Re h, Im h] in turn.
+            log-periodograms and of [Re h, Im h] in turn; circulant forms begin with the latter.
         batch_size: ``None`` for exact EM; a number for stepwise EM over mini-batches of that many channels.
         seed: of the start and of the mini-batches.
 

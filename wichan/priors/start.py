@@ -1,9 +1,10 @@
-"""Start of EM: k-means++ ([Arthur2007]_) on each channel's log-periodogram; and components that take over for lost ones.
+"""Start of EM: k-means++ ([Arthur2007]_) on features of each channel; and components that take over for lost ones.
 
 Phases of a channel say nothing of its covariance, so clusters of [Re h, Im h] are poor components. Its periodogram over angle,
-delay and Doppler does: with clusters of its logarithm EM starts higher, ends sooner and, with full covariances, at a higher
-held-out likelihood (``python sims/bench gmm-fit`` compares with a package that starts from [Re h, Im h]). Every second restart
-takes [Re h, Im h] all the same: components that start broad sometimes end in a better maximum, mostly few circulant ones.
+delay and Doppler does: with clusters of its logarithm, mixtures of full and Toeplitz covariances start higher, end sooner and at
+a higher held-out likelihood (``python sims/bench gmm-fit`` compares with a package that starts from [Re h, Im h]). Circulant
+mixtures, of fewer parameters, end as high or higher from the broad components that [Re h, Im h] gives. So these take the one
+first and those the other, and restarts alternate.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def seed_centers(x: torch.Tensor, num_clusters: int, generator: torch.Generator)
     return x[torch.cat(chosen)]
 
 
-def kmeans_labels(x: torch.Tensor, num_clusters: int, generator: torch.Generator, max_iter: int = 10) -> torch.Tensor:
+def kmeans_labels(x: torch.Tensor, num_clusters: int, generator: torch.Generator, max_iter: int = 20) -> torch.Tensor:
     """Cluster rows of a real matrix; int64 (T,), clusters may be empty.
 
     Args:

@@ -83,7 +83,7 @@ class PriorLoss:
         self.filters = ConditionalFilter(prior.obs, prior)
         squared = [term for term in ("mse", "log-mse") if term in self.weights]
         if prior.variant == "real" and squared:
-            raise InvalidValueError(f"loss={name!r}: {squared[0]} needs channels, and variant='real' sees none; use elbo")
+            raise InvalidValueError(f"loss={name!r}: {squared[0]} needs channels, and variant='real' sees none; use nll and kl")
 
     def __call__(
         self, prior: VAE, mean: torch.Tensor, log_std: torch.Tensor, spectra: torch.Tensor, batch: dict[str, torch.Tensor]
