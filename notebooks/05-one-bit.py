@@ -298,9 +298,9 @@ for snr in (0, 10, 20):
     print(f"{snr:2d} dB: {', '.join(errors)}; R-hat at most {float(chains.r_hat.max()):.2f}")
 
 # %% [markdown]
-# About a decibel at 10 and 20 dB, less at 0 dB. So a learned estimator that beats `bussgang-genie` is no miracle and no mistake.
-# The released variational autoencoder (`wc.load("vae")`, 64 antennas) does: it is told nothing, but the covariance that it
-# chooses is a function of the signs, and its filter therefore not linear.
+# About a decibel at 10 and 20 dB, less at 0 dB. So a learned estimator that beats `bussgang-genie` is no miracle and no
+# mistake. The released variational autoencoder (`wc.load("vae")`, 64 antennas) does: it is told nothing, but the covariance
+# that it chooses is a function of the signs, and its filter therefore not linear.
 
 # %%
 print(wc.evaluation.evaluate("quantized-simo", ["bussgang-gmm", "bussgang-vae"], points=[5, 10, 20], num_channels=300))

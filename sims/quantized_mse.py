@@ -10,8 +10,8 @@
 - ``dither``: Gaussian dither before one-bit converters at 20 dB, which see too little noise there;
 - ``cme``: the true conditional mean by Gibbs sampling, given each channel's own covariance, beside Bussgang's, 16 antennas.
 
-Priors are learned from channels; "from pilots" means from pilots behind the same converters at 10 dB alone. All estimators see the
-same channels. Each part prints its table; CSV and PNG go to ``results/quantized_mse``.
+Priors are learned from channels; "from pilots" means from pilots behind the same converters at 10 dB alone. All estimators see
+the same channels. Each part prints its table; CSV and two pictures go to ``results/quantized_mse``.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 import wichan.priors.em as em_module
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, WichanWarning
 from wichan.priors import GMM
+from wichan.priors.samples import Samples
 from wichan.priors.structure import STRUCTURES
 
 CLOUDS = 3
@@ -101,7 +102,11 @@ def test_progress_is_told_and_can_stop(generator: torch.Generator) -> None:
     prior = GMM(3, max_iter=7, tol=0.0).fit(h, progress=lambda *args: told.append(args))
     assert [t[:2] for t in told] == [(n, 7) for n in range(1, 8)]
     assert [t[2] for t in told] == prior.history
-    stopped = GMM(3, max_iter=7, num_restarts=3).fit(h, progress=lambda iteration, *_: iteration == 2)
+    calls: list[int] = []
+    stopped = GMM(3, max_iter=7, num_restarts=3).fit(
+        h, progress=lambda iteration, *_: calls.append(iteration) or iteration == 2
+    )
+    assert calls == [1, 2]  # no other start follows
     assert len(stopped.history) == 2 and not stopped.converged and stopped.is_fitted
 
 
@@ -142,6 +147,19 @@ def test_memory_limits_change_no_result(limit: str, generator: torch.Generator, 
     torch.testing.assert_close(torch.tensor(after.history), torch.tensor(before.history), rtol=1e-9, atol=1e-9)
 
 
+def test_the_subset_is_a_random_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wichan.priors.samples._CHUNK_BYTES", 16 * 7)
+    h = torch.arange(1.0, 401.0).to(torch.complex64).unsqueeze(1)
+    for source in (h, lambda: h.split(90)):
+        rows = Samples(source, 100, torch.Generator().manual_seed(0)).subset[:, 0].real
+        assert len(rows.unique()) == 100 and torch.equal(rows, rows.sort().values)
+        # Mean of 100 of 400 numbers: 200.5 with a standard deviation of 10.
+        assert abs(float(rows.mean()) - 200.5) < 40
+    samples = Samples(h, 1000, torch.Generator().manual_seed(0))
+    assert torch.equal(samples.subset, h.to(torch.complex128))
+    assert samples.power == pytest.approx(float((h.real.double() ** 2).mean()))
+
+
 def test_the_start_looks_at_a_subset(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(em_module, "_START_SAMPLES", 40)
     monkeypatch.setattr("wichan.priors.samples._CHUNK_BYTES", 16 * 6 * 7)  # the subset is drawn over many chunks
@@ -170,7 +188,8 @@ def test_a_batch_larger_than_the_data_is_all_of_it(generator: torch.Generator) -
 # -- Lost components. --
 
 
-def test_lost_components_are_seeded_again(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("structure", ["full", "toeplitz", "circulant"])
+def test_lost_components_are_seeded_again(structure: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     h = channels(300, 6, generator)
     start = torch.zeros(300, dtype=torch.int64)
 
@@ -178,11 +197,12 @@ def test_lost_components_are_seeded_again(generator: torch.Generator, monkeypatc
         return start
 
     monkeypatch.setattr(em_module, "kmeans_labels", one_cluster)
-    prior = GMM(3, max_iter=60, tol=1e-6).fit(h)
+    prior = GMM(3, structure, max_iter=60, tol=1e-6).fit(h)
     assert_rises(prior.history)
     assert float(prior.weights.min()) > 0.1
-    monkeypatch.undo()
-    assert prior.history[-1] > GMM(1).fit(h).history[-1] + 1.0
+    one = GMM(1, structure).fit(h).history[-1]
+    assert prior.history[2] > prior.history[1] > one - 0.5  # they were right at once
+    assert prior.history[-1] > one + 0.1
 
 
 def test_seeding_that_does_not_pay_is_taken_back(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

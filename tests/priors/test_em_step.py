@@ -51,6 +51,8 @@ def test_dense_moments_over_iterations(rank: int, num: int, generator: torch.Gen
         step.update(components, log_weights)
         got = step.moments(digest, memory)
         assert_same(got, direct(components, log_weights, h))
+        likeliest = (components.log_density(h, (5,)) + log_weights).argmax(1)
+        assert torch.equal(memory["best"], likeliest)  # where the next iteration begins
         assert_same(step.moments(digest), direct(components, log_weights, h))  # and without a memory
         second = got.second() + 1e-3 * torch.eye(5) * torch.rand(1, generator=generator, dtype=torch.float64)
         components = make_structure("full", (5,)).update(second, None, 1e-6)
@@ -69,6 +71,23 @@ def test_bounds_survive_components_that_jump(generator: torch.Generator) -> None
         true_form = -(components.log_density(h, (5,)) + components.powers.log().sum(1) + 5 * math.log(math.pi)).T
         assert bool((memory["bounds"] <= true_form * (1 + 1e-12) + 1e-12).all())
         components, log_weights = mixture(6, 5, generator, 2)
+
+
+def test_screening_stays_below_in_single_precision(generator: torch.Generator) -> None:
+    # Channels in the few strong directions of a component with a floor of 1e-12: what single precision gets is mostly rounding.
+    factor = torch.randn(3, 24, 4, generator=generator, dtype=torch.complex128)
+    components = make_structure("full", (24,)).update(factor @ factor.mH, None, 1e-12)
+    h = draw(components, 300, generator)
+    step = DenseEStep((24,))
+    step.update(components, torch.zeros(3, dtype=torch.float64))
+    digest = step.digest(h)
+    excess = 0
+    for k in range(3):
+        exact = step._exact(k, digest.double)
+        assert bool((step._screen(k, digest.single, digest.norm) <= exact).all())
+        rough = (digest.single @ step.whitening_single[k]).abs().square().sum(1)
+        excess += int((rough > exact).sum())
+    assert excess > 0  # without the bound on rounding it would be no bound
 
 
 def test_most_pairs_are_left_out(generator: torch.Generator) -> None:

@@ -60,6 +60,16 @@ def test_log_prob_is_the_density(structure: str, generator: torch.Generator) -> 
     assert prior.log_prob(x[0, 0]).shape == (2,)
 
 
+def test_a_singular_covariance_has_a_density(generator: torch.Generator) -> None:
+    # Recovered from quantised pilots and projected, an eigenvalue may be anything that rounds to 0.
+    prior, h = fitted("full", generator)
+    prior.values.zero_()
+    prior.values[:, 0, 0] = 1.0
+    prior.values[:, 1, 1] = -1e-17
+    assert bool(torch.isfinite(prior.log_prob(h)).all())
+    assert bool(torch.isfinite(torch.view_as_real(prior.sample(5, generator=generator))).all())
+
+
 def test_gradient_of_the_density(generator: torch.Generator) -> None:
     prior, h = fitted("full", generator)
     x = h[:2].clone().requires_grad_()

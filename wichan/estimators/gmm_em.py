@@ -33,8 +33,8 @@ class GMMEM(QuantizedEstimator):
 
     A mode is not a mean: at high SNR with few bits it is too short (without noise the likeliest point of a cone is its tip), so
     that a moderate ``num_iter`` from the Bussgang estimate may do better than the limit. What the iterations gain is largest
-    with several pilots; steps shrink with the noise, and with ``no=0`` nothing moves any more. At low SNR, where r leaves the component
-    open, the mixture of all (`BussgangMixture`) is the better estimate.
+    with several pilots; steps shrink with the noise, and with ``no=0`` nothing moves any more. At low SNR, where r leaves the
+    component open, the mixture of all (`BussgangMixture`) is the better estimate.
 
     The idea is that of [Fesl2024a]_; the update equations were derived here, from the abstract of that paper.
 

@@ -1,8 +1,8 @@
 """Start of EM: k-means++ ([Arthur2007]_) on features of each channel; and components that take over for lost ones.
 
 Phases of a channel say nothing of its covariance, so clusters of [Re h, Im h] are poor components. Its periodogram over angle,
-delay and Doppler does: with clusters of its logarithm, mixtures of full and Toeplitz covariances start higher, end sooner and at
-a higher held-out likelihood (``python sims/bench gmm-fit`` compares with a package that starts from [Re h, Im h]). Circulant
+delay and Doppler does: with clusters of its logarithm, mixtures of full and Toeplitz covariances start higher, end sooner and
+at a higher held-out likelihood (``python sims/bench gmm-fit`` compares with a package that starts from [Re h, Im h]). Circulant
 mixtures, of fewer parameters, end as high or higher from the broad components that [Re h, Im h] gives. So these take the one
 first and those the other, and restarts alternate.
 """
