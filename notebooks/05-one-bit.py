@@ -147,7 +147,7 @@ print(f"linear, one covariance for all:               {mse(wc.estimators.Bussgan
 print(f"told the angle:                               {mse(genie(r, no, **test.columns)):.4f}")
 
 # %% [markdown]
-# Half a wavelength between antennas makes every covariance Toeplitz, and saying so saves 94 % of the numbers. Circulant needs
+# Equal antennas in equal distances make every covariance Toeplitz, and saying so saves 94 % of the numbers. Circulant needs
 # half of these again and is the fastest, but it takes the ends of the array for neighbours. `GMM("auto")` chooses the number
 # of components by the likelihood of channels that are held out; `MFA` is low rank plus noise.
 #

@@ -11,7 +11,7 @@ import torch
 
 import wichan.priors.em as em_module
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, WichanWarning
-from wichan.priors import GMM
+from wichan.priors import GMM, MFA
 from wichan.priors.samples import Samples
 from wichan.priors.structure import STRUCTURES
 
@@ -203,6 +203,17 @@ def test_lost_components_are_seeded_again(structure: str, generator: torch.Gener
     one = GMM(1, structure).fit(h).history[-1]
     assert prior.history[2] > prior.history[1] > one - 0.5  # they were right at once
     assert prior.history[-1] > one + 0.1
+
+
+def test_seeded_components_forget_what_they_were(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A factor analyser without a loading stays without one, if it goes on from where it was lost.
+    h = channels(300, 6, generator)
+    monkeypatch.setattr(em_module, "kmeans_labels", lambda features, num, gen: torch.zeros(300, dtype=torch.int64))
+    prior = MFA(3, 2, noise="diagonal", max_iter=20).fit(h)
+    assert_rises(prior.history)
+    assert float(prior.weights.min()) > 0.1
+    loading, noise = prior.factors()
+    assert bool((loading.abs().square().sum((1, 2)) > noise.sum(1)).all())
 
 
 def test_seeding_that_does_not_pay_is_taken_back(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
