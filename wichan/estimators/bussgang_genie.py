@@ -20,8 +20,8 @@ class BussgangGenie(QuantizedEstimator):
     .. math:: \hat h_t = C_t A^H B_t\, C_{r,t}^{-1} r_t,\qquad h_t \sim \mathcal{CN}(0, C_t)
 
     It is a reference, not a bound: given :math:`C_t` the conditional mean is not linear in r, and
-    `wichan.estimators.CMEGibbs` shows what it would gain. In practice no estimator of this library that is told less does
-    better.
+    `wichan.estimators.CMEGibbs` shows what it would gain. A trained `wichan.estimators.BussgangVAE`, whose filter depends on r,
+    can be better as well.
 
     Args:
         obs: a `wichan.observations.QuantizedPilots`.

@@ -124,7 +124,7 @@ class PriorResult:
         num_samples: training channels, or observations.
         iterations: of EM.
         objective: mean log-likelihood of a training sample [nat] at the end.
-        held_out: that of channels which it did not see; None where there are none.
+        held_out: that of channels which it did not see; None where there are none, or only pilots were learned from.
         seconds: time spent in EM.
         stopped: ``converged``, ``max_iter``, ``max_time`` or ``interrupted``.
     """
@@ -191,7 +191,9 @@ def fit_prior(
         else:
             prior.fit_observations(samples.obs, samples.r, samples.no, progress=run)
     seconds = time.monotonic() - run.started
-    held_out = None if samples.held_out is None else prior.log_likelihood(samples.held_out)
+    # What was learned from pilots alone has no likelihood of clean channels that would say anything.
+    known = samples.h is not None and samples.held_out is not None
+    held_out = prior.log_likelihood(samples.held_out) if known else None
     stopped = run.stopped or ("converged" if prior.converged else "max_iter")
     result = PriorResult(
         prior, None if folder is None else folder.path, samples.number, run.rows, run.objective, held_out, seconds, stopped
