@@ -25,6 +25,7 @@ import torch
 from wichan.priors.structure import Components, squared
 
 MARGIN = 36.0  # exp(-36) is below the rounding of a sum in double precision
+_LEAST = -60.0  # smallest logarithm of a ratio of densities
 _UNIT32 = 2.0**-24  # unit roundoff of single precision
 _DOWN = 1.0 - 2.0**-21  # makes a number in single precision a lower bound after a few operations on it
 
@@ -101,7 +102,8 @@ class SpectralEStep(EStep):
     def moments(self, digest: torch.Tensor, memory: dict[str, torch.Tensor] | None = None) -> Moments:
         joint = torch.addmm(self.offset, digest, self.inverse.T, alpha=-1.0)
         top = joint.amax(dim=1, keepdim=True)
-        weights = joint.sub_(top).exp_()  # one exponential serves density and weights
+        # One exponential serves density and weights. Denormal numbers would make it and the product below several times slower.
+        weights = joint.sub_(top).clamp_min_(_LEAST).exp_()
         total = weights.sum(1, keepdim=True)
         weights.div_(total)
         return Moments(float(top.add_(total.log_()).sum()), len(digest), weights.sum(0), weights.T @ digest)
