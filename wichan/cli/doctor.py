@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tensorflow": ("bridge to tf.data, in an environment of its own", ("tensorflow",)),
     "ray": ("simulation on a cluster", ("ray",)),
     "semantic": ("image and video transmission", ("diffusers", "av")),
+    "peers": ("comparing with other people's estimators for coarse converters", ("gmm-estimator", "qce")),
     "notebooks": ("running the tutorials", ("ipykernel", "jupytext", "nbclient")),
     "docs": ("building the documentation", ("sphinx", "myst-nb", "pydata-sphinx-theme")),
     "test-core": ("running the tests without Sionna, notebooks and linters", ("pytest", "pytest-xdist", "hypothesis")),

@@ -36,6 +36,7 @@ class Box(NamedTuple):
     outward: torch.Tensor | None = None
 
     def at(self, rows: torch.Tensor) -> Box:
+        """The boxes of some rows."""
         return Box(self.low[rows], self.high[rows], None if self.outward is None else self.outward[rows])
 
 

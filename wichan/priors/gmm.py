@@ -36,10 +36,10 @@ class GMM(MixturePrior):
     Parameters are K N^2 real numbers (full), K N (circulant forms), 2 K N (Toeplitz), K N 2^(long axes) (block-Toeplitz), and
     K weights. `fit` works in complex128 whatever the module is cast to.
 
-    Cost of an exact iteration over T channels: circulant forms 4 T N K + 5 T N log N FLOP; others at most 16 T N^2 (K + 1),
-    mostly near 30 T N^2, since components that cannot matter to a channel are found by bounds, and about 100 K N^3. Memory
-    besides h and the parameters: 24 T N bytes of prepared channels and 4 T K of bounds, each only where below 256 MiB, and
-    chunks of 32 MiB.
+    Cost of an exact iteration over T channels: circulant forms 4 T N K + 5 T N log N FLOP; others at most 16 T N^2 (K + 1) and
+    about 35 T N^2 where components lie apart, since bounds find those that cannot matter to a channel; besides 100 K N^3.
+    Memory besides h and the parameters: 24 T N bytes of prepared channels and 4 T K of bounds, each only where below 256 MiB,
+    and chunks of 32 MiB.
 
     Source: [Koller2022]_, structures [Fesl2022]_; for quantised pilots [Fesl2024]_.
 
@@ -85,7 +85,7 @@ class GMM(MixturePrior):
             progress: called with (iteration, max_iter, mean log-likelihood); a true value ends EM after that iteration.
 
         Returns:
-            The prior itself, with ``shape`` those of the channels.
+            The prior itself, with ``shape`` the axes of a channel, on the device of ``h``.
 
         Raises:
             InvalidTypeError, ShapeError, InvalidValueError: no complex tensor, no batch, NaN, mean power 0, fewer channels than

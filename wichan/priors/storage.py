@@ -60,6 +60,7 @@ class MixtureStorage(nn.Module, ABC):
         self._buffers["axes"] = torch.tensor(self.shape, dtype=torch.int64, device=weights.device)
         for name, value in values.items():
             self._buffers[name] = value.detach().to(torch.float64).contiguous()
+        self._buffers["_where"] = torch.zeros(0, device=weights.device)
         self.num_components = len(weights)
         self._fitted = True
         self._cache.clear()
