@@ -76,6 +76,18 @@ GOLDEN: dict[str, Any] = {
             0.707107 - 0.707107j,
         ],
     ),
+    "irs-mimo": (
+        1,
+        "139ef108e81f2c86",
+        [
+            10.615660 + 1.171178j,
+            -9.419250 + 13.231189j,
+            0.836126 + 4.170784j,
+            16.404242 + 9.397346j,
+            7.727275 - 10.737055j,
+            -1.955489 - 0.124296j,
+        ],
+    ),
     "csi-rrg": (
         1,
         "232deed1c72ce66c",
@@ -118,6 +130,7 @@ PLACES = {
     "csi-rrg": ("generalization", "cm_E_ds_050_ms_045", 2),
     "umi-ofdm": ("val", "main", 1),
     "quantized-simo": ("test", "main", 1),
+    "irs-mimo": ("test", "main", 1),
 }
 
 

@@ -5,6 +5,9 @@ from wichan.registry import lazy_exports
 _NAMES = {
     "DensePilots": "wichan.observations.dense",
     "Distortion": "wichan.observations.distortion",
+    "IRSDictionary": "wichan.observations.irs_dictionary",
+    "IRSTraining": "wichan.observations.irs",
+    "KroneckerDictionary": "wichan.observations.dictionary",
     "OFDMGrid": "wichan.grid",
     "OFDMPilots": "wichan.observations.ofdm",
     "Observation": "wichan.observations.base",
@@ -21,6 +24,7 @@ _NAMES = {
     "dmrs_pattern": "wichan.observations.dmrs",
     "doppler_distortion": "wichan.observations.distortion",
     "gold_sequence": "wichan.observations.sequences",
+    "irs_patterns": "wichan.observations.irs_training_patterns",
     "kronecker_pattern": "wichan.observations.pilots",
     "late_path_distortion": "wichan.observations.distortion",
     "model_distortion": "wichan.observations.distortion",

@@ -29,11 +29,12 @@ def source_class(name: str) -> type[ChannelSource]:
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """What a recipe of kind ``ofdm`` or ``quantized`` is made of, for simulation and for estimators that know the model.
+    """What a recipe of kind ``ofdm``, ``quantized`` or ``irs`` is made of, for simulation and estimators that know the model.
 
     Attributes:
         grid: the OFDM lattice.
-        observation: what the receiver sees: `OFDMPilots`, or `QuantizedPilots` for a recipe of kind ``quantized``.
+        observation: what the receiver sees: `OFDMPilots`, `QuantizedPilots` for a recipe of kind ``quantized``,
+            `IRSTraining` for one of kind ``irs``.
         source: builds models; ``source.arguments(columns)`` picks what ``model.covariance(grid, ...)`` takes.
         models: profile name -> channel model.
         amplitude: profile name -> factor applied to the model's channels (1 unless the recipe normalises).

@@ -25,7 +25,7 @@ from wichan.store import Column
 
 MAX_FROZEN = 10_000
 # Conventions that need E|h|^2; the others measure each channel.
-_BY_MEAN_POWER = ("pilot", "grid-measured", "quantised")
+_BY_MEAN_POWER = ("pilot", "grid-measured", "quantised", "dense")
 _AXES = ("num_rx_ant", "num_tx_ant", "num_ofdm_symbols", "num_subcarriers")
 # Channels and the columns that came out of their draw.
 _Channels = tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -240,7 +240,7 @@ class OFDMSampler(BlockSampler):
         model = self.link.models[profile]
         draw: Any = model.sample(count, generator=generator, **arguments).to(self.device)
         h = model.response(draw, self.link.grid.times, self.link.grid.frequencies)
-        found = {name: draw.columns[name] for name in self.link.source.draw_columns}
+        found = self.link.source.columns_of(draw)
         return h if self.recipe.normalize is None else h.mul_(self.link.amplitude[profile]), found
 
     def _frozen_channels(self, key: BlockKey, drawn: Mapping[str, torch.Tensor]) -> _Channels:

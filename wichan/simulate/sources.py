@@ -20,6 +20,7 @@ KINDS = Registry(
     {
         "ofdm": "wichan.simulate.ofdm:OFDMSampler",
         "quantized": "wichan.simulate.quantized:QuantizedSampler",
+        "irs": "wichan.simulate.irs:IRSSampler",
         "csi-rrg": "wichan.simulate.csi_rrg:CSIRRGSampler",
     },
 )
@@ -32,6 +33,7 @@ SOURCES = Registry(
         "rayleigh": "wichan.simulate.channel_sources:RayleighSource",
         "rician": "wichan.simulate.channel_sources:RicianSource",
         "spatial": "wichan.simulate.spatial_source:SpatialSource",
+        "irs": "wichan.simulate.irs_source:IRSSource",
         "sionna:TDL": "wichan.integrations.sionna.source:SionnaTDLSource",
         "sionna:CDL": "wichan.integrations.sionna.source:SionnaCDLSource",
         "sionna:UMi": "wichan.integrations.sionna.source:UMiSource",
@@ -84,6 +86,10 @@ class ChannelSource(ABC):
     def draw_axes(self, name: str) -> dict[str, int]:
         """Axes of one sample in the draw column ``name`` with their sizes; none for a number."""
         return {}
+
+    def columns_of(self, draw: Any) -> dict[str, torch.Tensor]:
+        """The draw columns of a draw."""
+        return {name: draw.columns[name] for name in self.draw_columns}
 
     @property
     def derived(self) -> dict[str, Condition]:
