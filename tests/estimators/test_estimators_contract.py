@@ -12,7 +12,8 @@ import torch
 from wichan.channels import TDL
 from wichan.estimators import ESTIMATORS, Estimator
 from wichan.grid import OFDMGrid
-from wichan.observations import OFDMPilots, QuantizedPilots, pilot_sequence
+from wichan.linalg import kron
+from wichan.observations import DensePilots, OFDMPilots, QuantizedPilots, pilot_sequence
 from wichan.priors import GMM, MFA
 from wichan.random import complex_normal
 from wichan.testing import check_estimator
@@ -84,8 +85,53 @@ def draw_quantized(covariances: torch.Tensor) -> Callable[[int, torch.Generator]
     return channels
 
 
+# -- Sparse coefficients over a Kronecker dictionary: four of 42 at known places, behind a dense observation. --
+
+DICTIONARY = [
+    complex_normal(size, generator=torch.Generator().manual_seed(3), dtype=torch.complex128) for size in ((4, 6), (5, 7))
+]
+SUPPORT = torch.zeros(6, 7, dtype=torch.bool)
+SUPPORT[1:3, [2, 5]] = True
+
+
+def told_support(batch: tuple[int, ...]) -> dict[str, Any]:
+    return {"support": SUPPORT.expand(*batch, 6, 7)}
+
+
+def draw_sparse(count: int, generator: torch.Generator) -> torch.Tensor:
+    return complex_normal((count, 6, 7), generator=generator) * SUPPORT
+
+
+#: Name -> options, what it is told. Who finds the support says 0 for what it left out, and is not calibrated there.
+SPARSE: dict[str, tuple[dict[str, Any], Any]] = {
+    "kronecker-omp": ({}, None),
+    "kronecker-sbl": ({"max_iter": 5}, None),
+    "omp": ({}, None),
+    "oracle-ls": ({}, told_support),
+    "pc-sbl": ({"max_iter": 5}, None),
+    "sbl": ({"max_iter": 5}, None),
+}
+
+
 def test_every_registered_estimator_has_an_entry() -> None:
-    assert {*ENTRIES, *QUANTIZED} == set(ESTIMATORS)
+    assert {*ENTRIES, *QUANTIZED, *SPARSE} == set(ESTIMATORS)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_estimator_of_sparse_coefficients_keeps_the_contract(name: str, generator: torch.Generator) -> None:
+    options, told = SPARSE[name]
+    obs = DensePilots(kron(*DICTIONARY), (6, 7))
+    report = check_estimator(
+        ESTIMATORS[name](DICTIONARY, **options),
+        obs,
+        generator=generator,
+        channel=draw_sparse,
+        conditions=told,
+        no=0.01,
+        compiled=True,
+        calibrated=told is not None,
+    )
+    assert {"compile", "gradient", *(["calibration"] if told else [])} <= set(report.passed)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
