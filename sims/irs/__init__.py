@@ -1,0 +1,1 @@
+"""Shared by the studies of reflecting surfaces."""
