@@ -33,9 +33,10 @@ def evaluate(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed; default: the recipe's.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Channels at once.")] = 64,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "cpu",
-    metric: Annotated[str, typer.Option("--metric", metavar="A,B", help="Tables: nmse, ber, sinr; quantised: rate.")] = "nmse",
+    metric: Annotated[str, typer.Option("--metric", metavar="A,B", help="nmse; ber, sinr; rate; srr, ser, se...")] = "nmse",
     modulation: Annotated[str, typer.Option("--modulation", help="For ber: qpsk, 16qam, 64qam or 256qam.")] = "16qam",
     num_streams: Annotated[int | None, typer.Option("--num-streams", help="For ber, sinr; default: all that fit.")] = None,
+    coherence: Annotated[int, typer.Option("--coherence", help="For se: channel uses that a training serves.")] = 1000,
     detail: Annotated[
         bool, typer.Option("--detail", help="With -o: draw resource elements, calibration, BER and SINR too.")
     ] = False,
@@ -48,8 +49,9 @@ def evaluate(
 ) -> None:
     """Compare estimators on the same channels.
 
-    Prints a table of NMSE (or with --metric of bit errors or SINR after an equaliser, or of the rate of a quantised link) over
-    a condition or a setting; with -o it also writes a CSV, a JSON and figures, with --detail further figures.
+    Prints a table of NMSE (or with --metric of bit errors or SINR after an equaliser, of the rate of a quantised link, of
+    support, symbol errors, spectral efficiency or run time over an IRS) over a condition or a setting; with -o it also writes a
+    CSV, a JSON and figures, with --detail further figures.
     """
     if list_them:
         _list(json)
@@ -59,18 +61,15 @@ def evaluate(
     drawing = detail or detail_point is not None
     if drawing and out is None:
         raise typer.BadParameter("--detail draws figures and needs a folder for them; give -o DIR")
-    options: dict[str, Any] = {
-        "sweep": sweep,
+    options: dict[str, Any] = {"sweep": sweep, "split": split, "seed": seed, "batch_size": batch_size, "device": device}
+    options |= {
         "points": parse_points(points),
         "num_channels": num_channels,
         "reference": None if reference == "none" else reference,
-        "split": split,
         "cells": _names(cells) if cells is not None else None,
-        "seed": seed,
-        "batch_size": batch_size,
-        "device": device,
         "detail": _detail(modulation, num_streams, detail_point),
         "metrics": _metrics(metric),
+        "irs": _irs(coherence),
     }
     chosen = None if estimators is None else _names(estimators)
     result = _measure(recipe, data, chosen, settings or [], options, out)
@@ -130,6 +129,13 @@ def _detail(modulation: str, num_streams: int | None, point: str | None) -> Any:
 
     chosen = parse_points(point) if point is not None else None
     return DetailOptions(modulation=modulation, num_streams=num_streams, point=chosen[0] if chosen else None)
+
+
+def _irs(coherence: int) -> Any:
+    """Options of kind ``irs``; a wrong number is found before the work."""
+    from wichan.evaluation import IRSOptions
+
+    return IRSOptions(coherence=coherence)
 
 
 def _measure(

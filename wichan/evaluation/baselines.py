@@ -49,8 +49,24 @@ _QUANTIZED = {
     "bussgang-genie": "wichan.evaluation.quantized_baselines:build_bussgang_genie",
     "cme-gibbs": "wichan.evaluation.quantized_baselines:build_cme_gibbs",
 }
+# For recipes of kind ``irs``: training of a reflected channel.
+_IRS = {
+    "omp": "wichan.evaluation.irs_baselines:build_omp",
+    "kron-omp": "wichan.evaluation.irs_baselines:build_kron_omp",
+    "kron-omp-published": "wichan.evaluation.irs_baselines:build_kron_omp_published",
+    "sbl": "wichan.evaluation.irs_baselines:build_sbl",
+    "pc-sbl": "wichan.evaluation.irs_baselines:build_pc_sbl",
+    "kron-sbl-am": "wichan.evaluation.irs_baselines:build_kron_sbl_am",
+    "kron-sbl-svd": "wichan.evaluation.irs_baselines:build_kron_sbl_svd",
+    "kron-sbl-single": "wichan.evaluation.irs_baselines:build_kron_sbl_single",
+    "kron-sbl-mm": "wichan.evaluation.irs_baselines:build_kron_sbl_mm",
+    "kron-sbl-pc": "wichan.evaluation.irs_baselines:build_kron_sbl_pc",
+    "ls-irs": "wichan.evaluation.irs_baselines:build_ls_irs",
+    "oracle-ls": "wichan.evaluation.irs_baselines:build_oracle_ls",
+}
+_KINDS = {"ofdm": _OFDM, "quantized": _QUANTIZED, "irs": _IRS}
 #: name -> builder ``(setting) -> Built``.
-BASELINES = Registry("estimator", _OFDM | _QUANTIZED)
+BASELINES = Registry("estimator", _OFDM | _QUANTIZED | _IRS)
 
 
 @dataclass(frozen=True)
@@ -172,7 +188,7 @@ class ConditionGenie(Estimator):
 
 def kind_of(name: str) -> str | None:
     """Kind of recipe that a baseline is made for; None where it does not say (one that somebody else registered)."""
-    return "ofdm" if name in _OFDM else "quantized" if name in _QUANTIZED else None
+    return next((kind for kind, names in _KINDS.items() if name in names), None)
 
 
 def resolve(entry: Any, name: str, setting: Setting) -> Built:
@@ -200,4 +216,8 @@ def _by_name(word: str, setting: Setting) -> Built:
     from wichan.evaluation.quantized_baselines import build_given
 
     check_known(word)
+    if setting.recipe.kind == "irs":
+        raise InvalidValueError(
+            f"estimator {word!r} is a set of weights, which recipe {setting.recipe.name!r} of kind 'irs' has no use for"
+        )
     return build_given(word, setting) if setting.recipe.kind == "quantized" else build_learned(word, setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,11 +91,23 @@ class Detail:
 
 
 class Outcome(NamedTuple):
-    """What an estimator made of a batch: estimate, claimed variance or None, and squared error over antennas, (n, T, F)."""
+    """What an estimator made of a batch.
+
+    Attributes:
+        h_hat: the estimate.
+        err_var: claimed variance or None.
+        error: squared error over antennas, (n, T, F).
+        seconds: wall time that it took.
+        coefficients: of a sparse estimator, else None.
+        dictionary: what these refer to; None: not known.
+    """
 
     h_hat: torch.Tensor
     err_var: torch.Tensor | None
     error: torch.Tensor
+    seconds: float = math.nan
+    coefficients: torch.Tensor | None = None
+    dictionary: Any = None
 
 
 def point_index(points: Sequence[float | str], point: Any, field: str = "point") -> int:

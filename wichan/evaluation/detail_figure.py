@@ -64,7 +64,7 @@ def resource_element_figure(evaluation: Evaluation, path: str | Path, *, point: 
         for left in axes[:count:columns]:
             left.set_ylabel("subcarrier")
         figure.colorbar(image, ax=axes, label="NMSE [dB]", pad=0.02)
-        _title(figure, evaluation, f"NMSE of each resource element at {_at(evaluation, here)}; dots: pilots")
+        draw_title(figure, evaluation, f"NMSE of each resource element at {_at(evaluation, here)}; dots: pilots")
         return save_png(figure, path)
 
 
@@ -103,7 +103,7 @@ def calibration_figure(evaluation: Evaluation, path: str | Path, *, point: Any =
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
         note = f"; without err_var: {', '.join(silent)}" if silent else ""
-        _title(figure, evaluation, f"calibration of err_var; dotted: an estimator that knows its error{note}")
+        draw_title(figure, evaluation, f"calibration of err_var; dotted: an estimator that knows its error{note}")
         return save_png(figure, path)
 
 
@@ -136,12 +136,12 @@ def ber_figure(evaluation: Evaluation, path: str | Path) -> Path:
     shown = torch.where(ber.value > 0, ber.value, torch.nan)
     level = Interval(shown, ber.low.clamp_min(least), ber.high)
     with figure_canvas(5.8, 4.2, 1) as (figure, axes):
-        _with_known(axes[0], evaluation, level)
+        draw_known(axes[0], evaluation, level)
         axes[0].set_yscale("log")
         axes[0].set_ylabel("bit error rate")
         axes[0].grid(which="minor", axis="y", linewidth=0.3)
-        _legend(figure, axes[0], 3)
-        _title(figure, evaluation, f"uncoded {_data_text(evaluation)} after LMMSE equalisation\n{_bands(evaluation)}")
+        draw_legend(figure, axes[0], 3)
+        draw_title(figure, evaluation, f"uncoded {_data_text(evaluation)} after LMMSE equalisation\n{bands_text(evaluation)}")
         return save_png(figure, path)
 
 
@@ -154,13 +154,15 @@ def sinr_figure(evaluation: Evaluation, path: str | Path) -> Path:
     link = evaluation.link()
     path = png_path(path)
     with figure_canvas(8.6, 3.9, 2) as (figure, axes):
-        _with_known(axes[0], evaluation, link.sinr_db)
+        draw_known(axes[0], evaluation, link.sinr_db)
         axes[0].set_ylabel("effective SINR [dB]")
         draw_curves(axes[1], evaluation, link.loss_db)
         axes[1].set_ylabel(f"loss to a {_KNOWN} [dB]")
         axes[1].set_ylim(bottom=min(0.0, axes[1].get_ylim()[0]))
-        _legend(figure, axes[0], 5)
-        _title(figure, evaluation, f"SINR of {_streams_text(evaluation)} after LMMSE equalisation; {_bands(evaluation)}")
+        draw_legend(figure, axes[0], 5)
+        draw_title(
+            figure, evaluation, f"SINR of {_streams_text(evaluation)} after LMMSE equalisation; {bands_text(evaluation)}"
+        )
         return save_png(figure, path)
 
 
@@ -173,10 +175,10 @@ def rate_figure(evaluation: Evaluation, path: str | Path) -> Path:
     rates = evaluation.measured_rates()
     path = png_path(path)
     with figure_canvas(5.8, 4.2, 1) as (figure, axes):
-        _with_known(axes[0], evaluation, rates)
+        draw_known(axes[0], evaluation, rates)
         axes[0].set_ylabel("achievable rate [bit/s/Hz]")
-        _legend(figure, axes[0], 3)
-        _title(figure, evaluation, f"rate by use-and-then-forget\n{_bands(evaluation)}")
+        draw_legend(figure, axes[0], 3)
+        draw_title(figure, evaluation, f"rate by use-and-then-forget\n{bands_text(evaluation)}")
         return save_png(figure, path)
 
 
@@ -200,10 +202,11 @@ def _at(evaluation: Evaluation, point: int) -> str:
     return f"{label} {value if isinstance(value, str) else f'{value:.4g}'} {unit.rstrip(']')}".rstrip()
 
 
-def _bands(evaluation: Evaluation) -> str:
+def bands_text(evaluation: Evaluation, *, bands: bool = True) -> str:
+    """How many channels a point has, and what the bands are."""
     few, many = min(evaluation.num_channels), max(evaluation.num_channels)
     count = f"{few}" if few == many else f"{few}–{many}"
-    return f"{count} channels a point, bands are 95 % intervals"
+    return f"{count} channels a point" + (", bands are 95 % intervals" if bands else "")
 
 
 def _streams_text(evaluation: Evaluation) -> str:
@@ -217,17 +220,20 @@ def _data_text(evaluation: Evaluation) -> str:
     return f"{label}, {_streams_text(evaluation)},"
 
 
-def _with_known(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
+def draw_known(axes: Axes, evaluation: Evaluation, level: Interval) -> None:
+    """Draw a statistic of every estimator, and from the last column of ``level`` a receiver that knows the channel."""
     draw_curves(axes, evaluation, level)
     x, _ = positions(evaluation)
     axes.plot(x, level.value[:, -1], ":", color="black", label=_KNOWN)
 
 
-def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+def draw_legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """Put the legend of ``axes`` below the figure, at most ``columns`` entries side by side."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns))
 
 
-def _title(figure: Figure, evaluation: Evaluation, text: str) -> None:
+def draw_title(figure: Figure, evaluation: Evaluation, text: str) -> None:
+    """Head the figure with the recipe and ``text``."""
     source = evaluation.provenance.get("recipe") or evaluation.provenance.get("data") or ""
     figure.suptitle(f"{source}: {text}".lstrip(": "), fontsize=9.5)

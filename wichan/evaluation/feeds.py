@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from wichan.errors import InvalidTypeError, InvalidValueError, StoreError, WichanWarning, check_choice, check_real
+from wichan.evaluation.kinds import EVALUATION_KINDS
 from wichan.evaluation.setting import Setting
 
 DEFAULT_POINTS = 6
-DEFAULT_CHANNELS = 1000
 _FEW_VALUES = 24  # a condition with no more distinct values than this is not binned
 
 
@@ -58,6 +58,7 @@ class Feed(ABC):
         sweep: the swept condition.
         points: its values.
         total: channels over all points.
+        device: where channels are computed.
         common: whether channel i is the same draw at every point.
         provenance: where the channels come from, for the report.
     """
@@ -66,6 +67,7 @@ class Feed(ABC):
     sweep: str
     points: list[float | str]
     total: int
+    device: str
     common: bool
     provenance: dict[str, Any]
 
@@ -146,7 +148,8 @@ class RecipeFeed(Feed):
     ) -> None:
         """Take points, the recipe of each, and how many channels to draw."""
         self.sweep, self.points, self._recipes = options.sweep, points, recipes
-        self.num_channels = DEFAULT_CHANNELS if options.num_channels is None else options.num_channels
+        usual = EVALUATION_KINDS[self.setting.recipe.kind].num_channels
+        self.num_channels = usual if options.num_channels is None else options.num_channels
         self.batch_size, self.device = options.batch_size, options.device
         self.total = self.num_channels * len(points)
         known = self.setting.recipe
@@ -160,8 +163,9 @@ class RecipeFeed(Feed):
         options: dict[str, Any] = {"batch_size": size, "seed": self.setting.seed, "split": self.setting.split}
         options |= {"num_batches": math.ceil(self.num_channels / size), "device": self.device}
         # Over the SNR all points share their channels, so they go side by side: whoever builds a filter for a channel
-        # builds it once.
-        groups = [range(len(self.points))] if self.sweep == "snr_db" else [[point] for point in range(len(self.points))]
+        # builds it once. Estimators of an IRS build nothing, and their time is that of a point.
+        together = self.sweep == "snr_db" and self.setting.recipe.kind != "irs"
+        groups = [range(len(self.points))] if together else [[point] for point in range(len(self.points))]
         for group in groups:
             left = self.num_channels
             for batches in zip(*(stream(self._recipes[point], **options) for point in group), strict=True):

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from wichan.channels.base import NoClosedFormError
 from wichan.errors import InvalidValueError, check_choice, check_int
 from wichan.evaluation.baselines import BASELINES, kind_of
+from wichan.evaluation.measures import MEASURES
 
 if TYPE_CHECKING:
     from wichan.evaluation.setting import Setting
 
 #: All that a table can show.
-METRICS = ("nmse", "ber", "sinr", "rate")
+METRICS = ("nmse", "ber", "sinr", "rate", *MEASURES)
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,28 @@ class EvaluationKind:
         genie: the default reference.
         metrics: names of `METRICS` that can be measured.
         batch_size: channels at once.
+        num_channels: at each point, where nobody says how many.
     """
 
     estimators: tuple[str, ...]
     genie: str
     metrics: tuple[str, ...]
     batch_size: int
+    num_channels: int = 1000
 
 
-#: Estimators that take a tenth of a second a channel or more, and the default number of channels where one of them runs.
-SLOW = ("cme-gibbs",)
+#: Estimators that take long for a channel, and the default number of channels where one of them runs.
 SLOW_CHANNELS = 200
+SLOW = {"cme-gibbs": SLOW_CHANNELS, "sbl": 20}
 
+_IRS = ("kron-omp", "kron-sbl-am", "kron-sbl-svd", "kron-sbl-pc")
 #: Kind of recipe -> what applies to it.
 EVALUATION_KINDS: dict[str, EvaluationKind] = {
     "ofdm": EvaluationKind(("ls", "lmmse-pooled", "lmmse-genie"), "lmmse-genie", ("nmse", "ber", "sinr"), 64),
     "quantized": EvaluationKind(("bls", "blmmse", "bussgang-gmm", "bussgang-genie"), "bussgang-genie", ("nmse", "rate"), 64),
+    "irs": EvaluationKind(
+        ("kron-omp", "kron-sbl-am", "kron-sbl-svd", "kron-sbl-pc"), "oracle-ls", ("nmse", *MEASURES), 64, 100
+    ),
 }
 
 
@@ -52,7 +59,7 @@ def check_recipe_kind(name: str, kind: str) -> EvaluationKind:
         InvalidValueError: a kind without pilots to estimate from.
     """
     if kind not in EVALUATION_KINDS:
-        allowed = " and ".join(f"'{known}'" for known in EVALUATION_KINDS)
+        allowed = ", ".join(f"'{known}'" for known in EVALUATION_KINDS)
         raise InvalidValueError(f"recipe={name!r} is of kind {kind!r}; only kind {allowed} can be evaluated")
     return EVALUATION_KINDS[kind]
 
@@ -81,16 +88,17 @@ def check_estimators(chosen: Mapping[str, Any], setting: Setting) -> None:
     Raises:
         InvalidValueError: one of another kind of recipe, or one that lacks what it is made of.
     """
-    from wichan.evaluation.quantized_baselines import check_buildable
+    from wichan.evaluation import irs_baselines, quantized_baselines
 
+    checks = {"quantized": quantized_baselines.check_buildable, "irs": irs_baselines.check_buildable}
     kind = setting.recipe.kind
     for name, entry in chosen.items():
         word = name if entry is None else entry
         if not isinstance(word, str):
             continue
         if kind_of(word) in (None, kind):
-            if kind_of(word) == "quantized":
-                check_buildable(word, setting)
+            if kind_of(word) in checks:
+                checks[kind](word, setting)
             continue
         fitting = ", ".join(known for known in BASELINES if kind_of(known) == kind)
         raise InvalidValueError(
@@ -105,19 +113,24 @@ def channels_wanted(
     if num_channels is not None:
         return check_int("num_channels", num_channels, minimum=2)
     words = [name if entry is None else entry for name, entry in (chosen or {}).items()]
-    slow = [word for word in words if isinstance(word, str) and word in SLOW]
+    slow = sorted((SLOW[word], word) for word in words if isinstance(word, str) and word in SLOW)
     if not slow:
         return None
+    count, name = slow[0]
     if on_note is not None:
-        on_note(f"{slow[0]} takes a tenth of a second a channel or more: {SLOW_CHANNELS} channels a point (-n asks for others)")
-    return SLOW_CHANNELS
+        on_note(f"{name} takes a tenth of a second a channel or more: {count} channels a point (-n asks for others)")
+    return count
 
 
 def default_reference(setting: Setting) -> str | None:
-    """The genie of the recipe's kind; None where a quantised link's source cannot tell its covariance."""
+    """The genie of the recipe's kind; None where a link cannot tell what it would be told."""
     genie = EVALUATION_KINDS[setting.recipe.kind].genie
     if setting.recipe.kind == "ofdm":  # it says itself what to do where it cannot be built
         return genie
+    if setting.recipe.kind == "irs":
+        from wichan.evaluation.irs_baselines import off_grid
+
+        return genie if off_grid(setting) is None else None
     try:
         closed = all(setting.model(name).has_closed_form for name in setting.profile_weights)
     except NoClosedFormError:

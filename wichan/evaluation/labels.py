@@ -10,6 +10,7 @@ UNITS: dict[str, tuple[str, str, float]] = {
     "speed": ("speed", "m/s", 1.0),
     "carrier_frequency": ("carrier frequency", "GHz", 1e-9),
     "num_bits": ("bits of a converter", "", 1.0),
+    "num_irs": ("elements of the IRS", "", 1.0),
     "num_train": ("training channels", "", 1.0),
 }
 

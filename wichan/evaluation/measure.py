@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,6 +61,8 @@ def measure(
         progress(0, feed.total)
     with _evaluating(built.values()):
         for sample in feed:
+            if getattr(totals, "timed", False) and done == 0:
+                _warm_up(built, sample, feed)
             runs = [_run(name, entry, sample, feed) for name, entry in built.items()]
             spread = _power(sample.h)
             energy = _of_channel(spread)
@@ -106,7 +109,10 @@ def _run(name: str, built: Built, sample: Sample, feed: Feed) -> Outcome:
         raise InvalidValueError(f"estimator {name!r} wants to be told {', '.join(missing)}; known conditions: {known}")
     # Copies: an estimator that works in place must not change what the next one sees.
     told = {key: _copy(sample.conditions[key]) for key in built.told}
-    result = built.estimator(sample.y.clone(), _copy(sample.no), **told)
+    inputs = sample.y.clone(), _copy(sample.no)
+    start = _clock(sample.y)
+    result = built.estimator(*inputs, **told)
+    seconds = _clock(sample.y) - start
     if isinstance(result, tuple) and len(result) != 2:
         raise ShapeError(f"estimator {name!r} returned a tuple of {len(result)}; it must be h_hat or (h_hat, err_var)")
     h_hat, err_var = result if isinstance(result, tuple) else (result, None)
@@ -119,7 +125,30 @@ def _run(name: str, built: Built, sample: Sample, feed: Feed) -> Outcome:
         first = int(sample.point[~finite][0])
         where = shown_point(feed.sweep, feed.points[first])
         raise InvalidValueError(f"estimator {name!r} returned NaN or infinity at {feed.sweep}={where}; h_hat must be finite")
-    return Outcome(h_hat, None if err_var is None else _claimed(name, err_var, h_hat), error)
+    coefficients = getattr(result, "coefficients", None)
+    return Outcome(
+        h_hat,
+        None if err_var is None else _claimed(name, err_var, h_hat),
+        error,
+        seconds,
+        coefficients if isinstance(coefficients, torch.Tensor) else None,
+        getattr(built.estimator, "dictionary", None),
+    )
+
+
+def _clock(where: torch.Tensor) -> float:
+    """Seconds, once everything that was asked of the tensor's device is done."""
+    if where.is_cuda:
+        torch.cuda.synchronize(where.device)
+    return time.perf_counter()
+
+
+def _warm_up(built: Mapping[str, Built], sample: Sample, feed: Feed) -> None:
+    """Run every estimator on one channel, so that no run time holds what is done only once."""
+    first = {name: value[:1] for name, value in sample.conditions.items()}
+    one = Sample(sample.point[:1], sample.h[:1], sample.y[:1], sample.no[:1], first)
+    for name, entry in built.items():
+        _run(name, entry, one, feed)
 
 
 def _copy(value: Any) -> Any:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wichan.errors import InvalidValueError, check_choice
+from wichan.evaluation.measures import MEASURES
 from wichan.evaluation.statistics import Comparison, Interval, to_db
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from wichan.metrics import Calibration
 
 #: What `Evaluation.figure` can draw.
-FIGURE_KINDS = ("nmse", "resource_elements", "calibration", "ber", "sinr", "rate")
+FIGURE_KINDS = ("nmse", "resource_elements", "calibration", "ber", "sinr", "rate", *MEASURES)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Evaluation:
         detail: what ``detail=True`` measured beside, see `Detail`; None without.
         rates: achievable rate of a quantised link [bit/s/Hz], (P, E + 1), by use-and-then-forget; the last column is a receiver
             that knows the channel. None where it was not measured.
+        measures: of an IRS, name -> (P, E), or (P, E + 1) where a receiver that knows the channel comes last; see
+            `wichan.evaluation.measures.MEASURES`. Errors are ratios, run times seconds; NaN where an estimator has no such
+            number.
     """
 
     sweep: str
@@ -59,6 +63,7 @@ class Evaluation:
     provenance: dict[str, Any] = field(default_factory=dict)
     detail: Detail | None = None
     rates: Interval | None = None
+    measures: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
     def nmse_db(self) -> Interval:
@@ -105,6 +110,16 @@ class Evaluation:
         if self.rates is None:
             raise InvalidValueError("no rate was measured; run again with metrics=('nmse', 'rate') on a quantised link")
         return self.rates
+
+    def measured(self, name: str) -> Interval:
+        """One of `measures`.
+
+        Raises:
+            InvalidValueError: not measured. UnknownNameError: no such measure.
+        """
+        if check_choice("metric", name, MEASURES) not in self.measures:
+            raise InvalidValueError(f"{name} was not measured; run again with metrics=('nmse', {name!r}) on an IRS link")
+        return self.measures[name]
 
     @property
     def rate(self) -> Interval:
@@ -160,7 +175,17 @@ class Evaluation:
             | {"calibration": _number(self.calibration[point, estimator])}
             | self._link_numbers(point, estimator)
             | self._rate_numbers(point, estimator)
+            | self._measure_numbers(point, estimator)
         )
+
+    def _measure_numbers(self, point: int, estimator: int) -> dict[str, Any]:
+        numbers: dict[str, Any] = {}
+        for metric, interval in self.measures.items():
+            name = metric.replace("-", "_")
+            numbers |= _flat(name, interval, (point, estimator))
+            if MEASURES[metric].known:
+                numbers[f"{name}_perfect"] = _number(interval.value[point, -1])
+        return numbers
 
     def _rate_numbers(self, point: int, estimator: int) -> dict[str, Any]:
         if self.rates is None:
@@ -234,7 +259,7 @@ class Evaluation:
         return text
 
     def table(self, metric: str = "nmse") -> str:
-        """The table of ``"nmse"``, ``"ber"``, ``"sinr"`` or ``"rate"`` as aligned plain text."""
+        """The table of ``"nmse"``, ``"ber"``, ``"sinr"``, ``"rate"`` or one of `measures` as aligned plain text."""
         from wichan.evaluation.table import plain_table
 
         return plain_table(self, metric)
@@ -245,7 +270,7 @@ class Evaluation:
         Args:
             path: file to write, ``*.png``.
             kind: ``"nmse"`` for the curves with their bands; of the detail ``"resource_elements"``, ``"calibration"``,
-                ``"ber"`` or ``"sinr"``; ``"rate"`` of a quantised link.
+                ``"ber"`` or ``"sinr"``; ``"rate"`` of a quantised link; one of `measures`.
             point: for ``"resource_elements"`` and ``"calibration"``: the point to show, one of ``points``.
 
         Raises:
@@ -256,6 +281,10 @@ class Evaluation:
             from wichan.evaluation.figure import curve_figure
 
             return curve_figure(self, path)
+        if kind in MEASURES:
+            from wichan.evaluation.measure_figure import measure_figure
+
+            return measure_figure(self, path, kind)
         from wichan.evaluation.detail_figure import FIGURES
 
         return FIGURES[kind](self, path) if kind in ("ber", "sinr", "rate") else FIGURES[kind](self, path, point=point)
@@ -289,7 +318,7 @@ class Evaluation:
     def drawable(self) -> tuple[str, ...]:
         """Kinds of pictures beside NMSE that there are numbers for."""
         if self.detail is None:
-            return () if self.rates is None else ("rate",)
+            return (*(() if self.rates is None else ("rate",)), *self.measures)
         claimed = not bool(self.detail.reliability.mean_err_var.isnan().all())
         kinds = {
             "resource_elements": self.detail.resource_elements is not None,

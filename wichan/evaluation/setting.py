@@ -18,7 +18,7 @@ from wichan.observations import OFDMPilots
 
 if TYPE_CHECKING:
     from wichan.evaluation.pooling import Pooled
-    from wichan.observations import QuantizedPilots
+    from wichan.observations import IRSDictionary, IRSTraining, QuantizedPilots
     from wichan.simulate.conditions import Law
 
 
@@ -27,7 +27,7 @@ class Setting:
     """The distribution that estimators are built for.
 
     Args:
-        recipe: a recipe of kind ``ofdm`` or ``quantized``.
+        recipe: a recipe of kind ``ofdm``, ``quantized`` or ``irs``.
         link: its parts, from `wichan.simulate.build_link`.
         split: the split that evaluation draws from.
         cell: the cell whose laws count.
@@ -74,6 +74,16 @@ class Setting:
     def quantized(self) -> QuantizedPilots:
         """The pilots and converters of a recipe of kind ``quantized``."""
         return self.link.observation
+
+    @property
+    def irs(self) -> IRSTraining:
+        """The training of a recipe of kind ``irs``."""
+        return self.link.observation
+
+    @functools.cached_property
+    def irs_dictionary(self) -> IRSDictionary:
+        """The dictionary of a recipe of kind ``irs``, from its section ``dictionary``."""
+        return self.recipe.build_dictionary(self.link.observation)
 
     @property
     def laws(self) -> dict[str, Law]:

@@ -111,6 +111,37 @@ def percentile_interval(value: torch.Tensor, replicates: torch.Tensor, confidenc
     return Interval(value, low, high)
 
 
+def median_interval(values: torch.Tensor, confidence: float = 0.95) -> Interval:
+    r"""Median over channels with its percentile bootstrap interval, exact: that of infinitely many resamples.
+
+    The median of C draws with replacement is at most the k-th smallest value with the probability that at least half of them
+    fall on the k smallest, :math:`P(\mathrm{Bin}(C, k/C) \ge \lceil C/2 \rceil)` [Efron1979]_.
+
+    Args:
+        values: real, (\*batch, num_channels); of an even number the lower one of the two in the middle is the median.
+        confidence: coverage, between 0 and 1.
+
+    Returns:
+        `Interval`, float64, each (\*batch); values that hold a NaN give NaN.
+    """
+    from scipy.special import betainc
+
+    check_real("confidence", confidence, minimum=1e-6, maximum=1 - 1e-6)
+    if values.dim() < 1 or values.shape[-1] < 1:
+        raise ShapeError(f"values has shape {tuple(values.shape)}; it must be (*batch, num_channels) with at least 1 channel")
+    ordered = values.to("cpu", torch.float64).sort(dim=-1).values
+    ordered = torch.where(ordered.isnan().any(dim=-1, keepdim=True), torch.nan, ordered)
+    count = ordered.shape[-1]
+    half = (count + 1) // 2
+    if count == 1:
+        nothing = torch.full_like(ordered[..., 0], torch.nan)
+        return Interval(ordered[..., 0], nothing, nothing)
+    below = torch.from_numpy(betainc(half, count - half + 1, torch.arange(1, count + 1, dtype=torch.float64).numpy() / count))
+    tail = (1 - confidence) / 2
+    low, high = (min(int((below < level).sum()), count - 1) for level in (tail, 1 - tail))
+    return Interval(ordered[..., half - 1], ordered[..., low], ordered[..., high])
+
+
 def nmse_interval(
     errors: torch.Tensor,
     energies: torch.Tensor,

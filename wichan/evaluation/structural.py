@@ -14,7 +14,7 @@ from wichan.evaluation.kinds import check_recipe_kind
 from wichan.evaluation.measure import Measured
 
 # Sections of a recipe whose keys are worth sweeping, for the list of a wrong name.
-_SECTIONS = ("grid", "channel", "pilots", "quantizer", "prior")
+_SECTIONS = ("grid", "channel", "pilots", "quantizer", "prior", "training", "dictionary", "sbl")
 
 
 def setting_key(recipe: Any, sweep: str, overrides: Mapping[str, Any] | None = None) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, che
 from wichan.evaluation.baselines import BASELINES, Built, resolve
 from wichan.evaluation.detail import DetailOptions, check_detail
 from wichan.evaluation.feeds import DataFeed, Feed, FeedOptions, RecipeFeed
+from wichan.evaluation.irs_totals import IRSOptions, check_irs
 from wichan.evaluation.kinds import EVALUATION_KINDS, channels_wanted, check_estimators, check_metrics, default_reference
 from wichan.evaluation.measure import Measured, measure
 from wichan.evaluation.names import check_known, named
 from wichan.evaluation.result import Evaluation
+from wichan.evaluation.setting import Setting
 from wichan.evaluation.statistics import compare_beside
 from wichan.evaluation.structural import merged, merged_notes, note_mixed_snr, setting_feeds, setting_key
 from wichan.evaluation.totals import Totals, joined_results, joined_rows, open_totals
@@ -43,6 +45,7 @@ def evaluate(
     num_resamples: int = 2000,
     detail: bool | DetailOptions = True,
     metrics: Sequence[str] | None = None,
+    irs: IRSOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -56,7 +59,7 @@ def evaluate(
     every point; channels stay the same draws where the setting does not change their law.
 
     Args:
-        recipe: name, path or `Recipe` of kind ``ofdm`` or ``quantized``; with ``data`` it is read from the data set.
+        recipe: name, path or `Recipe` of kind ``ofdm``, ``quantized`` or ``irs``; with ``data`` it is read from the data set.
         estimators: default those of the recipe's kind, see `wichan.evaluation.kinds`; names of `BASELINES`, ``NAME=PATH`` of a
             weight file or the path alone; or a mapping ``name -> estimator``: a name, a path, an `Estimator`, or
             anything callable as ``(y, no, **conditions) -> Estimate`` or ``h_hat``, with the wanted conditions in its attribute
@@ -66,8 +69,8 @@ def evaluate(
         points: its values in SI units; default 6 spread over the recipe's law; a setting has no default. With ``data``: centres
             of bins.
         data: folder of a data set; its samples are binned by the swept condition instead of drawing new ones.
-        num_channels: channels at each point; default 1000 (200 where an estimator is slow, such as ``cme-gibbs``), with
-            ``data`` all (at most this many a bin).
+        num_channels: channels at each point; default 1000 (100 of kind ``irs``; fewer where an estimator is slow, such as
+            ``cme-gibbs`` or ``sbl``), with ``data`` all (at most this many a bin).
         reference: the estimator that gaps are measured from (run even if not in ``estimators``); None for no gaps; ``"auto"``
             for the genie of the recipe's kind.
         split: split to draw from or to read; default the test split.
@@ -79,9 +82,11 @@ def evaluate(
         num_resamples: bootstrap resamples of the 95 % intervals.
         detail: also measure NMSE of each resource element, calibration by decile, bit errors and SINR after an equaliser:
             ``result.resource_elements``, ``.reliability``, ``.ber``, ``.sinr_db``. `DetailOptions`, or False to leave it out.
-            For kind ``quantized``: measure the rate where the link has a data phase, ``result.rate``.
+            For kind ``quantized``: measure the rate where the link has a data phase, ``result.rate``. For kind ``irs``: all
+            of ``result.measures`` but the run time.
         metrics: names of what is wanted beside NMSE, refused if the recipe's kind does not have it; ``"rate"`` is measured only
             if it is named here (None: see ``detail``).
+        irs: for kind ``irs``: how long a channel stays the same, what counts as found; `IRSOptions`, None for the defaults.
         progress: called with (channels done, channels in all) once the estimators are built, and after every batch.
         on_note: told what takes long, such as a prior that must be fitted first.
 
@@ -101,7 +106,7 @@ def evaluate(
 
     device = str(pick_device(device))
     check_int("batch_size", batch_size, minimum=1)
-    options_of_detail = check_detail(detail)
+    options_of_detail, options_of_irs = check_detail(detail), check_irs(irs)
     named_ones = None if estimators is None else _chosen(estimators, reference)
     count = channels_wanted(num_channels, None if data is not None else named_ones, on_note)
     options = FeedOptions(sweep, points, count, split, seed, batch_size, device)
@@ -109,13 +114,13 @@ def evaluate(
     note_mixed_snr(feeds, on_note)
     setting = feeds[0].setting
     wanted = check_metrics(("nmse",) if metrics is None else metrics, setting.recipe)
-    reference = default_reference(setting) if reference == AUTO else reference
-    chosen = _complete(named_ones, reference, feeds)
-    totals = open_totals(feeds, len(chosen), options_of_detail, wanted, given=metrics is not None)
+    reference, chosen = _complete(named_ones, reference, feeds)
+    totals = open_totals(feeds, len(chosen), options_of_detail, wanted, given=metrics is not None, irs=options_of_irs)
     measured, notes, told = _measured(feeds, chosen, totals, device, progress, on_note)
-    rows = (measured.errors, measured.energies, joined_rows(totals))
     beside = compare_beside(
-        *rows,
+        measured.errors,
+        measured.energies,
+        joined_rows(totals),
         generator=make_generator(setting.seed, "bootstrap"),
         reference=None if reference is None else list(chosen).index(reference),
         common=all(feed.common for feed in feeds),
@@ -132,7 +137,7 @@ def evaluate(
         statistics=beside.comparison,
         calibration=measured.calibration,
         notes=notes,
-        provenance=feeds[0].provenance | {"seed": setting.seed, "device": device, "versions": _versions()},
+        provenance=feeds[0].provenance | _origin(setting, device, options_of_irs),
         **joined_results(totals, beside, counts, seen, options_of_detail),
     )
 
@@ -212,13 +217,18 @@ def _chosen(estimators: Sequence[str] | Mapping[str, Any], reference: str | None
     return chosen
 
 
-def _complete(named_ones: Mapping[str, Any] | None, reference: str | None, feeds: Sequence[Feed]) -> dict[str, Any]:
-    """The estimators, by default those of the recipe's kind, once all are known to fit every feed."""
+def _complete(
+    named_ones: Mapping[str, Any] | None, reference: str | None, feeds: Sequence[Feed]
+) -> tuple[str | None, dict[str, Any]]:
+    """Reference and estimators, by default those of the recipe's kind, once all are known to fit every feed."""
+    if reference == AUTO:
+        found = [default_reference(feed.setting) for feed in feeds]
+        reference = None if None in found else found[0]
     kind = EVALUATION_KINDS[feeds[0].setting.recipe.kind]
     chosen = _chosen(kind.estimators if named_ones is None else named_ones, reference)
     for feed in feeds:
         check_estimators(chosen, feed.setting)
-    return chosen
+    return reference, chosen
 
 
 def _placed(built: Built, device: str) -> Built:
@@ -227,9 +237,12 @@ def _placed(built: Built, device: str) -> Built:
     return built
 
 
-def _versions() -> dict[str, str]:
+def _origin(setting: Setting, device: str, irs: IRSOptions) -> dict[str, Any]:
+    """What else decides the numbers: seed, device, versions, and options of the kind."""
     import platform
 
     from wichan import __version__
 
-    return {"wichan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"wichan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    found = {"seed": setting.seed, "device": device, "versions": versions}
+    return found | ({"irs": asdict(irs)} if setting.recipe.kind == "irs" else {})

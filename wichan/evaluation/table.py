@@ -1,12 +1,15 @@
-"""The table of NMSE, bit error rate, SINR or rate: rich on a terminal, aligned plain text elsewhere."""
+"""The table of NMSE, bit error rate, SINR, rate or a measure of an IRS: rich on a terminal, aligned plain text elsewhere."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 from wichan.errors import check_choice
 from wichan.evaluation.labels import axis_label, point_text, shown_point
+from wichan.evaluation.measures import MEASURES
 from wichan.evaluation.result import Evaluation
 from wichan.evaluation.statistics import Interval
 
@@ -22,8 +25,10 @@ METRICS = {
     "ber": ("Bit error rate", 9),
     "sinr": ("Effective SINR [dB]", 7),
     "rate": ("Achievable rate [bit/s/Hz]", 7),
-}
-_RISING = ("sinr", "rate")  # more is better
+} | {name: (measure.title, measure.width) for name, measure in MEASURES.items()}
+_RISING = ("sinr", "rate", *(name for name, measure in MEASURES.items() if measure.rising))  # more is better
+# Where nobody can know better: what a receiver that knows the channel would have is 0, or nothing.
+_NO_KNOWN = ("nmse", *(name for name, measure in MEASURES.items() if not measure.known))
 _KNOWN = "known channel"
 
 
@@ -61,11 +66,15 @@ def _level(evaluation: Evaluation, metric: str) -> Interval:
         return evaluation.nmse_db
     if metric == "rate":
         return evaluation.measured_rates()
+    if metric in MEASURES:
+        return MEASURES[metric].shown(evaluation.measured(metric))
     return evaluation.link().ber if metric == "ber" else evaluation.link().sinr_db
 
 
 def _cell(evaluation: Evaluation, metric: str, level: Interval, point: int, column: int) -> str:
     value = float(level.value[point, column])
+    if metric in MEASURES:
+        return MEASURES[metric].cell(value)
     if metric != "ber":
         return f"{value:.2f}"
     return f"{value:.2e}" if value > 0 else f"<{1 / evaluation.measured_detail().num_bits[point]:.0e}"
@@ -83,14 +92,20 @@ def caption(evaluation: Evaluation, metric: str = "nmse") -> str:
     channels = f"{low}" if low == high else f"{low} to {high}"
     level = _level(evaluation, metric)
     half = (level.high - level.low) / 2
-    if metric == "ber":
+    if metric in MEASURES:
+        widest = MEASURES[metric].widest(level)
+    elif metric == "ber":
         widest = f"{100 * float((half / level.value).nan_to_num(0.0).max()):.0f} %"
     else:
         widest = f"{float(half.nan_to_num(0.0).max()):.2f} {'bit/s/Hz' if metric == 'rate' else 'dB'}"
     noun = "channel" if high == 1 else "channels"
+    if metric in MEASURES and not MEASURES[metric].random:
+        return f"{channels} {noun} a point, the same for all; {MEASURES[metric].about}"
     # One channel has no spread to resample: its interval of width 0 would read as certainty.
     intervals = f"95 % intervals at most ±{widest}" if low > 1 else "a point of one channel has no interval"
     text = f"{channels} {noun} a point, the same for all; {intervals}"
+    if metric in MEASURES:
+        return f"{text}; {MEASURES[metric].about}"
     if metric == "rate":
         return f"{text}; use-and-then-forget bound of maximum-ratio combining, data through the same converters"
     if metric != "nmse":
@@ -104,7 +119,7 @@ def caption(evaluation: Evaluation, metric: str = "nmse") -> str:
 
 
 def plain_table(evaluation: Evaluation, metric: str = "nmse") -> str:
-    """The table of ``"nmse"``, ``"ber"``, ``"sinr"`` or ``"rate"`` as aligned plain text.
+    """The table of ``"nmse"``, ``"ber"``, ``"sinr"``, ``"rate"`` or a measure of an IRS as aligned plain text.
 
     Raises:
         InvalidValueError: another metric, or one that was not measured.
@@ -124,7 +139,7 @@ def plain_table(evaluation: Evaluation, metric: str = "nmse") -> str:
             for e in group:
                 cells = [_cell(evaluation, metric, level, p, e) for p in block]
                 table.append([evaluation.estimators[e], *cells, *([_score_text(evaluation, e)] if with_score else [])])
-        if metric != "nmse":
+        if metric not in _NO_KNOWN:
             table += [["for comparison"], [_KNOWN, *(_cell(evaluation, metric, level, p, -1) for p in block)]]
         lines += ["", *_aligned(table)]
     return "\n".join([*lines, "", caption(evaluation, metric)])
@@ -173,7 +188,7 @@ def _rich_block(evaluation: Evaluation, metric: str, block: range, *, last: bool
     if scored:
         table.add_column("score", justify="right", no_wrap=True)
     level = _level(evaluation, metric)
-    rank = -level.value if metric in _RISING else level.value
+    rank = (-level.value if metric in _RISING else level.value).nan_to_num(torch.inf, posinf=torch.inf, neginf=-torch.inf)
     for index, (heading, group) in enumerate(_groups(evaluation)):
         if index:
             table.add_section()
@@ -184,7 +199,7 @@ def _rich_block(evaluation: Evaluation, metric: str, block: range, *, last: bool
             styles = ["bold" if rank[p, e] <= best[p] else "" for p in block]
             cells = [Text(_cell(evaluation, metric, level, p, e), style=s) for p, s in zip(block, styles, strict=True)]
             table.add_row(Text(evaluation.estimators[e]), *cells, *([Text(_score_text(evaluation, e, short=True))] * scored))
-    if metric != "nmse":
+    if metric not in _NO_KNOWN:
         table.add_section()
         table.add_row(Text(_KNOWN), *(Text(_cell(evaluation, metric, level, p, -1)) for p in block))
     return table

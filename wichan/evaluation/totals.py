@@ -1,4 +1,4 @@
-"""What is added up beside the squared errors: the detail of an OFDM link, or the rate of a quantised one."""
+"""What is added up beside the squared errors: the detail of an OFDM link, the rate of a quantised one, measures of an IRS."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from wichan.errors import InvalidValueError, WichanError
 from wichan.evaluation.detail import DetailOptions, DetailTotals, Outcome, merged_details, point_index
+from wichan.evaluation.irs_totals import IRSOptions, IRSTotals, open_irs_totals
 from wichan.evaluation.statistics import Beside, Interval, percentile_interval
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ class Totals(Protocol):
 
 
 def open_totals(
-    feeds: Sequence[Feed], num_estimators: int, detail: DetailOptions | None, metrics: Sequence[str], *, given: bool
+    feeds: Sequence[Feed],
+    num_estimators: int,
+    detail: DetailOptions | None,
+    metrics: Sequence[str],
+    *,
+    given: bool,
+    irs: IRSOptions | None = None,
 ) -> list[Totals | None]:
     """What each feed is measured for beside NMSE; None: nothing.
 
@@ -36,7 +43,9 @@ def open_totals(
         num_estimators: estimators that run.
         detail: options of the detail; None for none.
         metrics: what was asked for, checked.
-        given: whether somebody asked; if not, ``detail`` says whether a rate is measured where the link has one.
+        given: whether somebody asked; if not, ``detail`` says whether a rate is measured where the link has one, and what an
+            IRS has.
+        irs: options for kind ``irs``; None for the defaults.
 
     Raises:
         InvalidValueError: a metric that needs the detail which was left out, a point to show that is not there, a rate of a
@@ -53,6 +62,9 @@ def open_totals(
             point_index([point for feed in feeds for point in feed.points], detail.point)
             detail = replace(detail, point=None)
         return [DetailTotals(feed, num_estimators, detail) for feed in feeds]
+    if recipe.kind == "irs":
+        wanted = [metric for metric in metrics if metric != "nmse"] if given or detail is None else None
+        return list(open_irs_totals(feeds, num_estimators, wanted, irs or IRSOptions()))
     if "rate" not in metrics and (given or detail is None):
         return [None for _ in feeds]
     try:
@@ -114,7 +126,7 @@ def joined_results(
     points: Sequence[float | str],
     options: DetailOptions | None,
 ) -> dict[str, Any]:
-    """Fields of an `Evaluation` that hold what was added up: ``detail`` or ``rates``."""
+    """Fields of an `Evaluation` that hold what was added up: ``detail``, ``rates`` or ``measures``."""
     single = len(totals) == 1
     parts = [slice(None) if single else slice(i, i + 1) for i in range(len(totals))]
     results = [
@@ -126,4 +138,11 @@ def joined_results(
         return {}
     if isinstance(totals[0], DetailTotals):
         return {"detail": found[0] if single or options is None else merged_details(found, points, options)}
-    return {"rates": Interval(*(torch.cat(fields) for fields in zip(*found, strict=True)))}
+    if isinstance(totals[0], IRSTotals):
+        return {"measures": {name: _joined([result[name] for result in found]) for name in found[0]}}
+    return {"rates": _joined(found)}
+
+
+def _joined(intervals: Sequence[Interval]) -> Interval:
+    """Intervals of several points, one after the other."""
+    return Interval(*(torch.cat(fields) for fields in zip(*intervals, strict=True)))
