@@ -1,4 +1,4 @@
-"""Put tables and figures of the learned-estimation runs into ``docs/results.md``: ``python sims/fill_results.py``.
+"""Put tables and figures of runs into ``docs/results.md``: ``python sims/fill_results.py``.
 
 The page has pairs of comments, ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; what stands between them is written anew from
 the CSV files in ``results/``, and the figures are copied to ``docs/figures``. A block whose run is not there stays as it is,
@@ -8,50 +8,17 @@ and that is said. No number on the page is typed by hand.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-Row = dict[str, str]
-PAGE, FIGURES = Path("docs/results.md"), Path("docs/figures")
+from blocks import Row, gap, markdown, picture, pivot, read
+from kronecker import page
+
+PAGE = Path("docs/results.md")
 TOLD = {"delay_spread": "delay spread", "max_doppler": "Doppler"}
 HONEST = {"frozen": "240 frozen channels", "independent": "a fresh channel each frame"}
-
-
-def read(path: Path) -> list[Row]:
-    """Lines of a CSV."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def gap(value: str) -> str:
-    """Decibels with a sign."""
-    return f"{float(value):+.2f}" if value else ""
-
-
-def picture(source: Path, name: str, text: str) -> str:
-    """Copy a figure and return the line that shows it."""
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, FIGURES / name)
-    return f"![{text}](figures/{name})"
-
-
-def pivot(rows: list[Row], line: str, column: str, value: Callable[[Row], str], first: str, unit: str = "") -> str:
-    """A table with one line for each value of ``line`` and one column for each value of ``column``."""
-    rows = [row | {column: row[column].removesuffix(".0")} for row in rows]
-    columns = list(dict.fromkeys(row[column] for row in rows))
-    cells = {(row[line], row[column]): value(row) for row in rows}
-    lines = [[name, *(cells.get((name, key), "") for key in columns)] for name in dict.fromkeys(row[line] for row in rows)]
-    return markdown([first, *(f"{key}{unit}" for key in columns)], lines)
 
 
 # -- Blocks. --
@@ -169,6 +136,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "learned-mismatch": mismatch,
     "honest-fading": honest,
     "learned-link": link,
+    **page.BLOCKS,
 }
 
 

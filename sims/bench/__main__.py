@@ -21,6 +21,7 @@ KERNELS = {
     "learned": "learned:learned",
     "gmm-fit": "gmm_fit:gmm_fit",
     "bussgang": "bussgang:bussgang",
+    "kronecker-sbl": "kronecker_sbl:kronecker_sbl",
     "csi-rrg": "datasets:csi_rrg",
     "write": "datasets:write",
 }

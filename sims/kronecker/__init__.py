@@ -1,0 +1,1 @@
+"""Shared by the studies of Kronecker-structured sparse Bayesian learning."""
