@@ -34,7 +34,7 @@ def test_tables_in_the_order_of_the_metrics() -> None:
         "Run time [ms per channel]",
     ]
     assert result.stdout.count("oracle-ls") == 6  # five rows, and once in the caption of the score
-    assert result.stdout.count("known channel") == 2
+    assert result.stdout.count("\nknown channel  ") == 2
 
 
 def test_json_and_files(tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ class IRSCascade(ChannelModel):
         wavelength = check_carrier(carrier_frequency, self.distances, self.angles, self.models)
         self.geometry = IRSGeometry(self.ms_shape, self.irs_shape, self.bs_shape, wavelength)
 
+    def __repr__(self) -> str:
+        sizes = f"num_ms_ant={self.ms_shape}, num_irs={self.irs_shape}, num_bs_ant={self.bs_shape}"
+        return f"IRSCascade({sizes}, num_paths={self.num_paths}, angles={self.angles!r}, direct={self.direct})"
+
     def _end_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"ms": self.ms_shape, "irs": self.irs_shape, "bs": self.bs_shape}
 

@@ -163,6 +163,8 @@ def _report(result: Evaluation, metrics: list[str], out: Path | None, drawing: b
 
     if {"ber", "sinr"} & set(metrics):
         result.link()  # a metric that could not be measured is told before anything is written
+    if drawing and result.detail is None:
+        message("note", "--detail has nothing more to draw for this kind of recipe")
     kinds = result.drawable if drawing else [metric for metric in metrics if metric != "nmse"]
     written = result.save(out, kinds=kinds) if out is not None else []
     if as_json:

@@ -26,7 +26,8 @@ def plot(
 ) -> None:
     """Draw the channels of a data set.
 
-    Without --kind: one sample over time and frequency, and the mean power delay profile beside theory.
+    Without --kind: one sample over time and frequency, and the mean power delay profile beside theory; of a link over a
+    reflecting surface, one sample under every training pattern.
     """
     if kind is not None:
         _draw_kind(path, kind, out, sample, column, json)
@@ -75,11 +76,15 @@ def _draw_kind(path: Path, kind: str, out: Path | None, sample: int, column: str
 def _draw(data: Any, name: str, sample: int, target: Path) -> None:
     from wichan.evaluation import channel_figure
     from wichan.evaluation.plots.dataset import neighbours
+    from wichan.evaluation.plots.patterns import PATTERN_KINDS, pattern_figure
 
     rows = neighbours(data, sample, data.columns[name].nbytes, _PROFILE_SAMPLES, _PROFILE_BYTES)
     batch = data.batch(rows)
     split, cell, _ = data.cell_of(sample)
     title = f"{data.manifest.header.recipe_name}, {split}/{cell}: {name}"
+    if data.manifest.header.recipe.get("kind") in PATTERN_KINDS:
+        pattern_figure(batch[name][rows.index(sample)], target, title=f"{title}, sample {sample}")
+        return
     known = _known(data, name, batch, (split, cell))
     channel_figure(batch[name], target, sample=rows.index(sample), label=f"sample {sample}", title=title, **known)
 

@@ -103,7 +103,7 @@ def choose_grid(
     score = _evidence if criterion == "evidence" else _held_out
     with torch.no_grad():
         each = torch.stack([score(obs, y, no, candidate, options) for candidate in chosen])
-    scores = each.flatten(1).mean(1)
+    scores = each.reshape(len(chosen), -1).mean(1)
     return GridChoice(chosen[int(scores.argmin())], scores, each, chosen)
 
 

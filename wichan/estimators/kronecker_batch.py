@@ -98,12 +98,16 @@ def in_threads(work: Callable[[slice], Result], count: int, threads: int) -> lis
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def call(rows: slice) -> Result:
-        torch.set_num_threads(1)  # of this thread; the caller keeps its own number
+        torch.set_num_threads(1)  # of this thread, and of those that start later
         with torch.inference_mode(inference), torch.set_grad_enabled(grad):
             return work(rows)
 
-    with ThreadPoolExecutor(parts) as executor:
-        return list(executor.map(call, [slice(a, b) for a, b in itertools.pairwise(edges)]))
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(parts) as executor:
+            return list(executor.map(call, [slice(a, b) for a, b in itertools.pairwise(edges)]))
+    finally:
+        torch.set_num_threads(before)  # threads that start later begin with it again
 
 
 def _pool(

@@ -105,6 +105,9 @@ def alternating(
     result = current
     for index in range(1, sweeps + 1):
         sweep([second], weights, update)
+        if project is not None:  # the floor of a fit lets the factors' scales drift apart
+            current[:] = normalize(current)
+            weights[:] = [(inverse(g),) for g in current]
         if index % check and index < sweeps:
             continue
         # What an instance ends with is what it had when its own change was small: company must not count.

@@ -60,7 +60,8 @@ class KroneckerSBL(SparseEstimator):
     :math:`H_k \mathrm{diag}(\gamma_k) H_k^H`. The M-steps:
 
     * ``"svd"``: leading singular vectors of the array of second moments, factor after factor. The fastest to a sparse answer
-      and the most accurate in most cases; not a proven descent of the likelihood.
+      and the most accurate in most cases; not a proven descent of the likelihood; slow on planar surfaces and on
+      grids much finer than the arrays, where ``max_iter`` may stop it early.
     * ``"am"``: the exact M-step, by closed-form blocks in turn until they settle. The cost never rises.
     * ``"single"``: one round of these blocks (the earlier KSBL). The cost never rises.
     * ``"mm"``: majorisation of the log determinant instead of EM, in closed-form blocks. The cost never rises.
@@ -78,10 +79,11 @@ class KroneckerSBL(SparseEstimator):
         max_iter: iterations at most.
         tol: an instance stops when its prior variances change by less, :math:`\|G - G'\| / \|G'\|`; 0: never (smallest: 1e-8).
         prune: prior variances below this share of the largest of their factor are switched off for good: one number, one a
-            factor, ``None`` for the default of the M-step (1e-3 for ``"svd"`` and ``"mm"``, else 1e-2), or a published set:
+            factor, ``None`` for the default (1e-3 for ``"svd"`` and ``"mm"`` without coupling, else 1e-2), or a published set:
             ``"published"``, ``"published-unknown-noise"``, ``"published-irs"``. 0 keeps everything.
         start: ``"energy"``, equal variances in proportion to the energy of ``y``, so that c y at c^2 no gives c times the
-            answer; or the variance of every coefficient at the start (published: 1).
+            answer; or the variance of every coefficient at the start (published: 1, for coefficients of that order), at most
+            1e8 times what the energy says.
         learn_noise: estimate the noise variance too, from ``no`` or, with ``no=None``, a tenth of the mean of |y|^2.
         batch: instances that are iterated together; default by size.
         history: keep the cost of every iteration.
@@ -100,8 +102,9 @@ class KroneckerSBL(SparseEstimator):
 
     Gradients: of mean and variance with respect to ``y`` at the prior variances that were found.
 
-    ``err_var`` is diag(A Sigma A^H) of the posterior at these variances. As they were fitted to the same ``y``, it is too small
-    as a rule. Coefficients that were switched off count as known to be zero.
+    ``err_var`` is diag(A Sigma A^H) of the posterior at these variances. As they were fitted to the same ``y``, it may be too
+    small, by far where wrong atoms were switched off (`Calibrated` corrects it). Coefficients that were switched off count as
+    known to be zero.
 
     Sources: [He2024]_ for ``"am"``, ``"svd"`` and coupling; the EM of [Wipf2004]_.
 
@@ -279,13 +282,13 @@ class KroneckerSBL(SparseEstimator):
 
     def _equal(self, y: torch.Tensor, no: torch.Tensor, scale: torch.Tensor, coupling: Coupling | None) -> list[torch.Tensor]:
         """Prior variances from equal g."""
+        power = squared(y.flatten(1)).double().mean(-1)
+        gain = math.prod(float(f.detach().abs().square().sum()) / f.shape[0] for f in self.dictionary.factors)
+        level = torch.maximum(power - no, 0.1 * power) / gain
         if self.start == "energy":
-            power = squared(y.flatten(1)).double().mean(-1)
-            gain = math.prod(float(f.detach().abs().square().sum()) / f.shape[0] for f in self.dictionary.factors)
-            factor = (START if coupling is None else COUPLED_START)[self.m_step]
-            level = factor * torch.maximum(power - no, 0.1 * power) / gain
-        else:
-            level = float(self.start) / scale.square()
+            level = (START if coupling is None else COUPLED_START)[self.m_step] * level
+        else:  # within what single precision can square
+            level = torch.minimum(float(self.start) / scale.square(), 1e8 * level)
         real = y.real.dtype
         gammas = [torch.ones(len(y), n, dtype=real, device=y.device) for n in self.dictionary.num_atoms]
         for k, matrix in ({} if coupling is None else coupling.matrices).items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
 import torch
 
-from wichan.errors import InvalidTypeError, check_int, check_noise, check_real
+from wichan.errors import InvalidTypeError, check_int, check_noise, check_real, unknown_name
 from wichan.estimators.base import Estimator
 from wichan.estimators.bussgang_base import eagerly
 from wichan.estimators.kronecker_sbl import KroneckerSBL
@@ -124,6 +125,9 @@ class OffGridKroneckerSBL(Estimator):
         self.false_alarm = check_real("false_alarm", false_alarm, minimum=1e-12, maximum=1.0)
         self.steps = check_int("steps", steps, minimum=1)
         self.oversampling = check_int("oversampling", oversampling, minimum=1, maximum=16)
+        unknown = [name for name in options if name not in inspect.signature(KroneckerSBL).parameters]
+        if unknown:
+            raise unknown_name("option of KroneckerSBL", unknown[0], inspect.signature(KroneckerSBL).parameters)
         self.start = KroneckerSBL(obs.dictionary(grid), m_step, **options)
 
     @eagerly

@@ -10,6 +10,9 @@ import torch
 
 from wichan.estimators.off_grid_axes import PathAxis, Table
 
+#: Share of an atom outside the span of the others below which it counts as spanned.
+SPANNED = 1e-10
+
 
 @dataclass
 class Paths:
@@ -134,7 +137,9 @@ class PathModel:
         """Mean (B, P) and covariance (B, P, P) of the gains, and the cost (B,); paths of power 0 are switched off."""
         root, no = power.sqrt(), self.no[:, None, None]
         inner = root[:, :, None] * gram * root[:, None, :]
-        inner = inner + no * torch.eye(power.shape[1], dtype=power.dtype, device=power.device)
+        # Next to no noise at all, what is left of it must not drown in rounding.
+        lift = 1e-15 * power.shape[1] * torch.diagonal(inner, dim1=1, dim2=2).real.amax(1)
+        inner = inner + (no + lift[:, None, None]) * torch.eye(power.shape[1], dtype=power.dtype, device=power.device)
         factor = torch.linalg.cholesky(inner)
         covariance = no * root[:, :, None] * torch.cholesky_inverse(factor) * root[:, None, :]
         gains = (covariance @ seen[..., None])[..., 0] / self.no[:, None]
@@ -208,14 +213,18 @@ class PathModel:
         gram, seen, power = state.gram[:, 0, 0], state.seen[:, 0], power.clone()
         threshold = max(threshold, 1.0)  # below, the maximum is at power 0
         for p in range(power.shape[1]):
+            there = power[:, p] > 0
+            power[:, p] = 0
             gains, covariance, _ = self.posterior(gram, seen, power)
             cross = gram[:, :, p]
+            own = cross[:, p].real
             spread = (cross.conj()[:, None, :] @ covariance @ cross[..., None])[:, 0, 0].real / self.no
-            s = (cross[:, p].real - spread) / self.no
-            q = (seen[:, p] - (cross.conj() * gains).sum(1)) / self.no
-            rest = (1 - power[:, p] * s).clamp_min(1e-12)
-            s, square = s.clamp_min(1e-300) / rest, (q.abs() / rest).square()
-            power[:, p] = torch.where((square > threshold * s) & (power[:, p] > 0), (square - s) / s.square(), 0)
+            s = (own - spread) / self.no
+            square = ((seen[:, p] - (cross.conj() * gains).sum(1)) / self.no).abs().square()
+            # An atom that the others span has nothing of its own to explain.
+            there = there & (own - spread > SPANNED * own) & (square > threshold * s)
+            s = torch.where(there, s, 1.0)
+            power[:, p] = torch.where(there, (square - s) / s.square(), 0)
         return power
 
     # -- Uncertainty. --

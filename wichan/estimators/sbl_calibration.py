@@ -161,7 +161,7 @@ class Calibrated(Estimator):
         self.low.copy_(features.amin(0))
         self.high.copy_(features.amax(0))
         phi, ratio = self._expanded(features), ratio.clamp_min(1e-12)
-        theta = torch.zeros_like(self.theta)
+        theta = torch.zeros_like(self.theta, dtype=torch.float64)
         theta[0] = ratio.mean().log()
         ridge = _RIDGE * torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
         ridge[0, 0] = 0.0  # the mean stays free, so that it is met exactly
@@ -200,7 +200,7 @@ class Calibrated(Estimator):
         return torch.cat([torch.ones_like(z[..., :1]), z, z.square() - 1], dim=-1)
 
     def _factor(self, features: torch.Tensor) -> torch.Tensor:
-        return (self._expanded(features) @ self.theta).exp()
+        return (self._expanded(features) @ self.theta.to(features)).exp()
 
     def forward(self, y: torch.Tensor, no: Any, **conditions: Any) -> Estimate:
         r"""Estimate the channel, with a corrected ``err_var``.

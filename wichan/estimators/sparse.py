@@ -132,6 +132,10 @@ class SparseEstimator(Estimator):
             InvalidTypeError, InvalidValueError, ShapeError: NaN, negative ``no``, shapes that do not fit.
         """
         self._check(y)
+        with torch.autocast(y.device.type, enabled=False):  # half precision would be wrong without a word
+            return self._estimate(y, no, options)
+
+    def _estimate(self, y: torch.Tensor, no: Any, options: dict[str, Any]) -> SparseEstimate:
         batch, real = tuple(y.shape[:-1]), y.real.dtype
         flat = y.reshape(-1, y.shape[-1]).to(_dtype(y, self.dictionary))
         noise = self._noise(no, batch, flat)
@@ -150,7 +154,7 @@ class SparseEstimator(Estimator):
         return self._assemble(solution, scale, batch, real)
 
     def _check(self, y: Any) -> None:
-        check_shape("y", check_tensor("y", y), (self.num_measurements,))
+        check_shape("y", check_tensor("y", y), (self.dictionary.num_measurements,))
         if not (y.is_floating_point() or y.is_complex()):
             raise InvalidTypeError(f"y has dtype {y.dtype}; allowed are single and double precision, real or complex")
         factor = self.dictionary.factors[0]
@@ -159,11 +163,6 @@ class SparseEstimator(Estimator):
         if y.device != factor.device:
             raise InvalidValueError(f"y is on {y.device}, the dictionary on {factor.device}; use one device")
         check_finite("y", y)
-
-    @property
-    def num_measurements(self) -> int:
-        """M, the product of the rows of all factors."""
-        return int(torch.Size(self.dictionary.num_rows).numel())
 
     def _noise(self, no: Any, batch: tuple[int, ...], flat: torch.Tensor) -> torch.Tensor | None:
         """The noise variance of each instance, float64 (B,); ``None`` is for solvers that can do without."""

@@ -41,13 +41,12 @@ class EvaluationKind:
 SLOW_CHANNELS = 200
 SLOW = {"cme-gibbs": SLOW_CHANNELS, "sbl": 20}
 
-_IRS = ("kron-omp", "kron-sbl-am", "kron-sbl-svd", "kron-sbl-pc")
 #: Kind of recipe -> what applies to it.
 EVALUATION_KINDS: dict[str, EvaluationKind] = {
     "ofdm": EvaluationKind(("ls", "lmmse-pooled", "lmmse-genie"), "lmmse-genie", ("nmse", "ber", "sinr"), 64),
     "quantized": EvaluationKind(("bls", "blmmse", "bussgang-gmm", "bussgang-genie"), "bussgang-genie", ("nmse", "rate"), 64),
     "irs": EvaluationKind(
-        ("kron-omp", "kron-sbl-am", "kron-sbl-svd", "kron-sbl-pc"), "oracle-ls", ("nmse", *MEASURES), 64, 100
+        ("kron-omp", "kron-sbl-mm", "kron-sbl-svd", "kron-sbl-pc"), "oracle-ls", ("nmse", *MEASURES), 64, 100
     ),
 }
 

@@ -94,7 +94,8 @@ MEASURES: dict[str, Measure] = {
     "ser": Measure(
         "Symbol error rate",
         "symbol error rate",
-        "QPSK over the strongest beam pair of the estimate, exact given the channel",
+        "QPSK over the strongest beam pair of the estimate, exact given the channel; noise that leaves the known channel's "
+        "beams the SNR of the training",
         width=9,
         digits=None,
         known=True,
@@ -103,7 +104,8 @@ MEASURES: dict[str, Measure] = {
     "se": Measure(
         "Spectral efficiency [bit/s/Hz]",
         "spectral efficiency [bit/s/Hz]",
-        "strongest beam pair of the estimate, noise and power of the training, its pilots counted",
+        "strongest beam pair of the estimate under every training pattern (phases are not chosen), noise and power of the "
+        "training, its pilots counted",
         unit="bit/s/Hz",
         rising=True,
         known=True,

@@ -64,7 +64,7 @@ class IRSTraining(Observation):
         frequencies: real [Hz], (F,).
         channel_shape: (Nbs, Nms, K, F).
         measurement_shape: (K, P, Nbs, F).
-        num_measurements, pilot_uses: K P Nbs F, and K P.
+        pilot_uses: K P.
 
     Raises:
         InvalidTypeError, InvalidValueError, ShapeError: another link, a count below 1, an unknown name, a matrix of another

@@ -13,6 +13,7 @@ from wichan.evaluation.figure import png_path
 from wichan.evaluation.plots import PLOTS
 from wichan.evaluation.plots.dataset import MAX_BYTES, MAX_SAMPLES, dataset_view
 from wichan.evaluation.plots.draw import Picture
+from wichan.evaluation.plots.patterns import check_instants
 from wichan.evaluation.plots.view import ChannelView, Expected
 from wichan.grid import OFDMGrid, check_grid
 
@@ -108,8 +109,12 @@ def plot_dataset(
     Raises:
         StoreError: not a data set. InvalidValueError: no such sample, or a kind that does not apply.
     """
+    from wichan.store import load_manifest
+
     draw = PLOTS[kind]
     target = None if path is None else png_path(path)
+    header = load_manifest(folder).header
+    check_instants(kind, header.recipe_name, header.recipe.get("kind"))
     view = dataset_view(
         folder,
         sample=sample,
