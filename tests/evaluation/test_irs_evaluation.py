@@ -60,7 +60,7 @@ def over_snr() -> Any:
 
 def test_defaults_of_the_kind() -> None:
     result = evaluate(small(max_iter=10), points=[12.0], num_channels=3, num_resamples=20)
-    assert result.estimators == ("kron-omp", "kron-sbl-am", "kron-sbl-svd", "kron-sbl-pc", "oracle-ls")
+    assert result.estimators == ("kron-omp", "kron-sbl-mm", "kron-sbl-svd", "kron-sbl-pc", "oracle-ls")
     assert result.reference == "oracle-ls"
     paths = ("ms_irs_arrival", "ms_irs_departure", "irs_bs_arrival", "irs_bs_departure")
     assert result.told == ((),) * 4 + (paths,)
