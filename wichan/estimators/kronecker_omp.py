@@ -10,9 +10,9 @@ import torch
 from wichan.errors import check_choice, check_int, check_real
 from wichan.estimators.omp import first_largest
 from wichan.estimators.sbl_posterior import contract, mode_indices
-from wichan.estimators.sparse import Solution, SparseEstimate, SparseEstimator, synthesis_of
+from wichan.estimators.sparse import Solution, SparseEstimate, SparseEstimator
 from wichan.estimators.sparse_parts import solve_in_parts
-from wichan.estimators.support_ls import apply_modes, fit_modes, invert_modes
+from wichan.estimators.support_ls import apply_modes, double_factors, fit_modes, invert_modes
 
 FORMS = ("strong", "published")
 _PUBLISHED_ATOMS = 10
@@ -101,9 +101,7 @@ class KroneckerOMP(SparseEstimator):
 
     def _solve(self, y: torch.Tensor, no: torch.Tensor | None, scale: torch.Tensor, **options: Any) -> Solution:
         assert no is not None
-        double = torch.complex128 if y.is_complex() else torch.float64
-        factors = [factor.to(double) for factor in self.dictionary.factors]
-        synthesis = [factor.to(double) for factor in synthesis_of(self.dictionary)] if self.dictionary.has_synthesis else None
+        double, factors, synthesis = double_factors(self.dictionary, y)
 
         def solve(y: torch.Tensor, no: torch.Tensor) -> Solution:
             wide = y.to(double)

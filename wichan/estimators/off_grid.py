@@ -125,9 +125,10 @@ class OffGridKroneckerSBL(Estimator):
         self.false_alarm = check_real("false_alarm", false_alarm, minimum=1e-12, maximum=1.0)
         self.steps = check_int("steps", steps, minimum=1)
         self.oversampling = check_int("oversampling", oversampling, minimum=1, maximum=16)
-        unknown = [name for name in options if name not in inspect.signature(KroneckerSBL).parameters]
-        if unknown:
-            raise unknown_name("option of KroneckerSBL", unknown[0], inspect.signature(KroneckerSBL).parameters)
+        known = inspect.signature(KroneckerSBL).parameters
+        for name in options:
+            if name not in known:
+                raise unknown_name("option of KroneckerSBL", name, known)
         self.start = KroneckerSBL(obs.dictionary(grid), m_step, **options)
 
     @eagerly

@@ -10,9 +10,9 @@ import torch
 
 from wichan.errors import check_choice, check_int
 from wichan.estimators.sbl_posterior import contract, gather_columns
-from wichan.estimators.sparse import Solution, SparseEstimate, SparseEstimator, synthesis_of
+from wichan.estimators.sparse import Solution, SparseEstimate, SparseEstimator
 from wichan.estimators.sparse_parts import solve_in_parts
-from wichan.estimators.support_ls import fit_support
+from wichan.estimators.support_ls import double_factors, fit_support
 
 _TIE = 1e-9  # correlations closer than this, relative to the largest, count as equal
 _DEPENDENT = 1e-10  # what must be left of an atom of unit norm outside the span of those before it
@@ -95,9 +95,7 @@ class OMP(SparseEstimator):
 
     def _solve(self, y: torch.Tensor, no: torch.Tensor | None, scale: torch.Tensor, **options: Any) -> Solution:
         assert no is not None
-        double = torch.complex128 if y.is_complex() else torch.float64
-        factors = [factor.to(double) for factor in self.dictionary.factors]
-        synthesis = [factor.to(double) for factor in synthesis_of(self.dictionary)] if self.dictionary.has_synthesis else None
+        double, factors, synthesis = double_factors(self.dictionary, y)
 
         def solve(y: torch.Tensor, no: torch.Tensor) -> Solution:
             wide = y.to(double)

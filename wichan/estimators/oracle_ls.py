@@ -10,9 +10,9 @@ import torch
 
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_choice
 from wichan.estimators.sbl_posterior import support_indices
-from wichan.estimators.sparse import Solution, SparseEstimate, SparseEstimator, synthesis_of
+from wichan.estimators.sparse import Solution, SparseEstimate, SparseEstimator
 from wichan.estimators.sparse_parts import solve_in_parts
-from wichan.estimators.support_ls import fit_modes, fit_support
+from wichan.estimators.support_ls import double_factors, fit_modes, fit_support
 
 FORMS = ("modes", "full")
 
@@ -99,9 +99,7 @@ class OracleLS(SparseEstimator):
     def _solve(self, y: torch.Tensor, no: torch.Tensor | None, scale: torch.Tensor, **options: Any) -> Solution:
         assert no is not None
         masks = options["support"]
-        double = torch.complex128 if y.is_complex() else torch.float64
-        factors = [factor.to(double) for factor in self.dictionary.factors]
-        synthesis = [factor.to(double) for factor in synthesis_of(self.dictionary)] if self.dictionary.has_synthesis else None
+        double, factors, synthesis = double_factors(self.dictionary, y)
 
         def solve(y: torch.Tensor, no: torch.Tensor, *masks: torch.Tensor) -> Solution:
             wide = y.to(double)

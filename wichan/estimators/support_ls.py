@@ -11,8 +11,19 @@ import torch
 from wichan.estimators.sbl_posterior import chunks, gather_columns, support_indices
 from wichan.estimators.sparse import Solution
 from wichan.linalg.kronecker import mode_product
+from wichan.observations.dictionary import KroneckerDictionary
 
 _RANK = 1e-10  # singular values below this, relative to the largest, count as zero
+
+
+def double_factors(
+    dictionary: KroneckerDictionary, y: torch.Tensor
+) -> tuple[torch.dtype, list[torch.Tensor], list[torch.Tensor] | None]:
+    """Double precision for ``y``: its dtype, and in it the factors (Mk, Nk) and those of the channel (None: it is x)."""
+    double = torch.complex128 if y.is_complex() else torch.float64
+    synthesis = dictionary.synthesis
+    made = None if synthesis is None else [factor.to(double) for factor in synthesis]
+    return double, [factor.to(double) for factor in dictionary.factors], made
 
 
 class Fit(NamedTuple):

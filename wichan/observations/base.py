@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from wichan.errors import check_generator, check_noise
+
 
 def noise_amplitude(no: torch.Tensor, trailing: int) -> torch.Tensor:
     """Standard deviation of each real part of CN(0, no), with ``trailing`` axes appended; its gradient at no = 0 is 0."""
@@ -18,6 +20,16 @@ def noise_amplitude(no: torch.Tensor, trailing: int) -> torch.Tensor:
     else:
         half = half.sqrt()
     return half[(...,) + (None,) * (trailing if no.dim() else 0)]
+
+
+def noisy(signal: torch.Tensor, no: Any, generator: torch.Generator) -> torch.Tensor:
+    r"""Measurements (\*batch, M) with noise CN(0, no) added; ``no`` over the leading batch axes, the generator checked."""
+    check_generator("generator", generator)
+    real = signal.real.dtype
+    noise_power = check_noise(no, signal.shape[:-1], dtype=real, device=signal.device)
+    noise = torch.randn(*signal.shape, 2, generator=generator, device=generator.device, dtype=real).to(signal.device)
+    noise.mul_(noise_amplitude(noise_power, 2))
+    return torch.view_as_complex(noise).add_(signal)
 
 
 class Observation(nn.Module, ABC):

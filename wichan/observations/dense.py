@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from wichan.errors import ShapeError, check_finite, check_generator, check_int, check_noise, check_shape, check_tensor
+from wichan.errors import ShapeError, check_finite, check_int, check_shape, check_tensor
 from wichan.nn.buffers import ComplexBuffer
 from wichan.observations import snr
-from wichan.observations.base import Observation, noise_amplitude
+from wichan.observations.base import Observation, noisy
 
 
 class DensePilots(Observation):
@@ -89,12 +89,7 @@ class DensePilots(Observation):
             InvalidTypeError, InvalidValueError, ShapeError: real or half-precision ``h``, NaN, wrong shape, negative ``no``.
         """
         signal = check_finite("h", self.noiseless(h))
-        check_generator("generator", generator)
-        real = h.real.dtype
-        noise_power = check_noise(no, signal.shape[:-1], dtype=real, device=h.device)
-        noise = torch.randn(*signal.shape, 2, generator=generator, device=generator.device, dtype=real).to(h.device)
-        noise.mul_(noise_amplitude(noise_power, 2))
-        return torch.view_as_complex(noise).add_(signal)
+        return noisy(signal, no, generator)
 
     @property
     def signal_power(self) -> float:

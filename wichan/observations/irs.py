@@ -16,16 +16,14 @@ from wichan.errors import (
     ShapeError,
     check_choice,
     check_finite,
-    check_generator,
     check_int,
-    check_noise,
     check_real,
     check_shape,
     check_tensor,
 )
 from wichan.nn.buffers import ComplexBuffer
 from wichan.observations import snr
-from wichan.observations.base import Observation, noise_amplitude
+from wichan.observations.base import Observation, noisy
 from wichan.observations.irs_training_patterns import given_or_made, irs_patterns, irs_pilots
 from wichan.random import make_generator
 
@@ -200,12 +198,7 @@ class IRSTraining(Observation):
             InvalidTypeError, InvalidValueError, ShapeError: real or half-precision ``h``, NaN, wrong shape, negative ``no``.
         """
         signal = check_finite("h", self.noiseless(h))
-        check_generator("generator", generator)
-        real = signal.real.dtype
-        noise_power = check_noise(no, signal.shape[:-1], dtype=real, device=signal.device)
-        noise = torch.randn(*signal.shape, 2, generator=generator, device=generator.device, dtype=real).to(signal.device)
-        noise.mul_(noise_amplitude(noise_power, 2))
-        return torch.view_as_complex(noise).add_(signal)
+        return noisy(signal, no, generator)
 
     # -- Power. --
 
