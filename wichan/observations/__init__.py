@@ -3,8 +3,12 @@
 from wichan.registry import lazy_exports
 
 _NAMES = {
+    "AWGN": "wichan.observations.history",
+    "Burst": "wichan.observations.history",
     "DensePilots": "wichan.observations.dense",
     "Distortion": "wichan.observations.distortion",
+    "HISTORY_IMPAIRMENTS": "wichan.observations.history",
+    "HistoryImpairment": "wichan.observations.impairment",
     "IRSDictionary": "wichan.observations.irs_dictionary",
     "IRSTraining": "wichan.observations.irs",
     "KroneckerDictionary": "wichan.observations.dictionary",
@@ -13,6 +17,8 @@ _NAMES = {
     "Observation": "wichan.observations.base",
     "QuantizedPilots": "wichan.observations.quantized",
     "Quantizer": "wichan.observations.quantizer",
+    "PacketDrop": "wichan.observations.history",
+    "PhaseNoise": "wichan.observations.history",
     "PilotPattern": "wichan.observations.pilots",
     "SNRConvention": "wichan.observations.snr",
     "SNR_CONVENTIONS": "wichan.observations.snr",
@@ -24,6 +30,8 @@ _NAMES = {
     "dmrs_pattern": "wichan.observations.dmrs",
     "doppler_distortion": "wichan.observations.distortion",
     "gold_sequence": "wichan.observations.sequences",
+    "history_impairment": "wichan.observations.history",
+    "impute": "wichan.observations.imputation",
     "irs_patterns": "wichan.observations.irs_training_patterns",
     "kronecker_pattern": "wichan.observations.pilots",
     "late_path_distortion": "wichan.observations.distortion",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wichan.errors import InvalidValueError, check_choice, check_int
+from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, check_int
 from wichan.simulate.batch import Batch
 from wichan.simulate.devices import pick_device
 from wichan.simulate.recipe import load_recipe
@@ -26,6 +26,7 @@ def stream(
     split: str = "train",
     num_batches: int | None = None,
     columns: Sequence[str] | None = None,
+    cells: str | Sequence[str] | None = None,
     **overrides: Any,
 ) -> Iterator[Batch]:
     """Yield batches of a recipe's samples, endless unless ``num_batches`` is given.
@@ -45,6 +46,7 @@ def stream(
         split: which split; validation and test streams differ from training.
         num_batches: how many batches; default endless.
         columns: keep only these columns.
+        cells: keep only these cells of the split, one name or several; the recipe's ``cell`` under another name.
         **overrides: settings of the recipe, such as ``snr_db=10.0`` or ``cell="cm_A_ds_100_ms_010"``; dotted keys go in as
             ``**{"grid.num_subcarriers": 240}``.
 
@@ -59,6 +61,8 @@ def stream(
         >>> batch.h.shape, batch.y.shape, batch.snr_db.tolist()
         (torch.Size([4, 1, 1, 14, 120]), torch.Size([4, 1, 14, 120]), [10.0, 10.0, 10.0, 10.0])
     """
+    if cells is not None:
+        overrides = _choose(cells, overrides)
     loaded = load_recipe(recipe, {**overrides, "split": split})
     size = check_int("batch_size", batch_size, minimum=1)
     count = None if num_batches is None else check_int("num_batches", num_batches, minimum=0)
@@ -70,6 +74,18 @@ def stream(
         raise InvalidValueError(f"columns={list(columns)} is empty; name at least one of: {', '.join(known)}")
     kept = known if columns is None else [check_choice("columns", name, known) for name in columns]
     return _batches(sampler, chosen_seed, size, count, kept)
+
+
+def _choose(cells: Any, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides with ``cells`` as the recipe's ``cell``."""
+    if "cell" in overrides:
+        raise InvalidValueError(f"cells={cells!r:.60} and cell={overrides['cell']!r:.60} say the same; give one of them")
+    names = [cells] if isinstance(cells, str) else cells
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise InvalidTypeError(f"cells={cells!r:.60} must be a name or a list of names")
+    if not names:
+        raise InvalidValueError("cells=[] is empty; name at least one cell, or leave it out for all")
+    return {**overrides, "cell": list(names)}
 
 
 def _batches(sampler: BlockSampler, seed: int, size: int, count: int | None, names: list[str]) -> Iterator[Batch]:
