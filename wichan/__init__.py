@@ -19,6 +19,7 @@ _ROOMS = (
     "metrics",
     "nn",
     "observations",
+    "prediction",
     "priors",
     "simulate",
     "store",

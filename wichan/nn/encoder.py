@@ -61,16 +61,20 @@ class EncoderLayer(nn.Module):
     Args:
         width: features of a token.
         heads: attention heads.
-        hidden: width of the feed-forward network (exact GELU).
+        hidden: width of the feed-forward network.
         dropout: on attention weights, after the attention, inside and after the feed-forward network.
         norm: ``"post"``, x = norm(x + f(x)), or ``"pre"``, x = x + f(norm(x)).
+        activation: of the feed-forward network, ``"gelu"`` (exact) or ``"relu"``.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0, norm: str = "post") -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, dropout: float = 0.0, norm: str = "post", activation: str = "gelu"
+    ) -> None:
         super().__init__()
         self.norm_first = norm == "pre"
         self.attention = SelfAttention(width, heads, dropout)
-        self.feed_forward = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        bend = {"gelu": nn.GELU, "relu": nn.ReLU}[activation]
+        self.feed_forward = nn.Sequential(nn.Linear(width, hidden), bend(), nn.Linear(hidden, width))
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

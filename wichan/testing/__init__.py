@@ -1,4 +1,4 @@
-"""Does an estimator keep the library's contract? Run `check_estimator` on your own."""
+"""Do an estimator and a predictor keep the library's contract? Run `check_estimator` and `check_predictor` on your own."""
 
 from wichan.registry import lazy_exports
 
@@ -8,6 +8,7 @@ _NAMES = {
     "CALIBRATION_TOLERANCE": "wichan.testing.tolerances",
     "calibration_by_decile": "wichan.testing.calibration",
     "check_estimator": "wichan.testing.contract",
+    "check_predictor": "wichan.testing.predictors",
     "relative_tolerance": "wichan.testing.tolerances",
 }
 

@@ -97,15 +97,20 @@ def check_estimator(
     was_training = est.training
     est.eval()
     try:
-        return _run(bench, reasons)
+        return run_checks(CHECKS, bench, reasons)
     finally:
         est.train(was_training)
 
 
-def _run(bench: Bench, reasons: dict[str, str]) -> CheckReport:
+def run_checks(checks: Mapping[str, Callable[[Any], None]], bench: Any, reasons: dict[str, str]) -> CheckReport:
+    """Run checks on a bench, one after the other, and report; those named in ``reasons`` are left out.
+
+    Raises:
+        AssertionError: at least one failed; the message lists all of them, a line each.
+    """
     passed: list[str] = []
     failed: dict[str, str] = {}
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         if name in reasons:
             continue
         try:
@@ -118,7 +123,7 @@ def _run(bench: Bench, reasons: dict[str, str]) -> CheckReport:
             failed[name] = f"raised {type(error).__name__}: {_first_line(error)}"
         else:
             passed.append(name)
-    report = CheckReport(tuple(passed), {name: reasons[name] for name in CHECKS if name in reasons}, failed)
+    report = CheckReport(tuple(passed), {name: reasons[name] for name in checks if name in reasons}, failed)
     if failed:
         raise AssertionError(str(report))
     return report
