@@ -7,11 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wichan.cli.benchmark import (
+    Benchmark,
+    Budget,
+    Categories,
+    DryRun,
+    Duplex,
+    Imputation,
+    Noises,
+    Predictors,
+    Published,
+    Workers,
+    refuse_foreign,
+    run_benchmark,
+)
+
 if TYPE_CHECKING:
     from wichan.evaluation import Evaluation
 
 
 def evaluate(
+    context: typer.Context,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe to draw channels from; default: ofdm-siso.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Data set to read channels from instead.")] = None,
     sweep: Annotated[
@@ -26,7 +42,7 @@ def evaluate(
     ] = None,
     reference: Annotated[str, typer.Option("--reference", help="Estimator that gaps refer to; none for none.")] = "auto",
     split: Annotated[str | None, typer.Option("--split", help="Split to use; default: test.")] = None,
-    cells: Annotated[str | None, typer.Option("--cells", help="With --data: cells to read, comma between them.")] = None,
+    cells: Annotated[str | None, typer.Option("--cells", help="With --data or --benchmark: cells, comma between them.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
@@ -45,35 +61,59 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the CSV, JSON and PNG.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    list_them: Annotated[bool, typer.Option("--list", help="List the estimators and leave.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="List the estimators and predictors and leave.")] = False,
+    benchmark: Benchmark = None,
+    predictors: Predictors = None,
+    duplex: Duplex = "tdd",
+    budget: Budget = "quick",
+    categories: Categories = None,
+    noises: Noises = None,
+    imputation: Imputation = "hold",
+    published: Published = False,
+    workers: Workers = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Compare estimators on the same channels.
+    """Compare estimators on the same channels, or predictors in a benchmark.
 
     Prints a table of NMSE (or with --metric of bit errors or SINR after an equaliser, of the rate of a quantised link, of
     support, symbol errors, spectral efficiency or run time over an IRS) over a condition or a setting; with -o it also writes a
     CSV, a JSON and figures, with --detail further figures.
+
+    With --benchmark csi-rrg channel predictors are scored: NMSE, spectral efficiency, ranks. Run the same command with -o again
+    to continue after an interruption.
     """
     if list_them:
         _list(json)
         return
+    refuse_foreign(context)
+    if benchmark is not None:
+        run_benchmark(context)
+        return
+    _compare(context.params)
+
+
+def _compare(values: dict[str, Any]) -> None:
+    """Estimators over a sweep."""
+    recipe, data, out, detail_point = (values[name] for name in ("recipe", "data", "out", "detail_point"))
     if recipe is not None and data is not None:
         raise typer.BadParameter("--recipe and --data exclude each other; give one")
-    drawing = detail or detail_point is not None
+    drawing = values["detail"] or detail_point is not None
     if drawing and out is None:
         raise typer.BadParameter("--detail draws figures and needs a folder for them; give -o DIR")
-    options: dict[str, Any] = {"sweep": sweep, "split": split, "seed": seed, "batch_size": batch_size, "device": device}
-    options |= {
-        "points": parse_points(points),
-        "num_channels": num_channels,
-        "reference": None if reference == "none" else reference,
-        "cells": _names(cells) if cells is not None else None,
-        "detail": _detail(modulation, num_streams, detail_point),
-        "metrics": _metrics(metric),
-        "irs": _irs(coherence),
+    options: dict[str, Any] = {
+        name: values[name] for name in ("sweep", "split", "seed", "batch_size", "device", "num_channels")
     }
-    chosen = None if estimators is None else _names(estimators)
-    result = _measure(recipe, data, chosen, settings or [], options, out)
-    _report(result, options["metrics"], out, drawing, json)
+    options |= {
+        "points": parse_points(values["points"]),
+        "reference": None if values["reference"] == "none" else values["reference"],
+        "cells": _names(values["cells"]) if values["cells"] is not None else None,
+        "detail": _detail(values["modulation"], values["num_streams"], detail_point),
+        "metrics": _metrics(values["metric"]),
+        "irs": _irs(values["coherence"]),
+    }
+    chosen = None if values["estimators"] is None else _names(values["estimators"])
+    result = _measure(recipe, data, chosen, values["settings"] or [], options, out)
+    _report(result, options["metrics"], out, drawing, values["json"])
 
 
 def _names(text: str) -> list[str]:
@@ -102,14 +142,17 @@ def parse_points(text: str | None) -> list[float | str] | None:
 
 
 def _list(as_json: bool) -> None:
-    from wichan.cli.console import emit_json, print_table
+    from wichan.cli.console import emit_json, print_table, say
     from wichan.evaluation import BASELINES
+    from wichan.evaluation.benchmarks.named import NAMES
 
     known = {name: (BASELINES[name].__doc__ or "").strip().split("\n")[0].replace("``", "") for name in BASELINES}
     if as_json:
-        emit_json({"estimators": known})
-    else:
-        print_table(["estimator", "what it is"], [[name, text] for name, text in known.items()])
+        emit_json({"estimators": known, "predictors": NAMES})
+        return
+    print_table(["estimator", "what it is"], [[name, text] for name, text in known.items()])
+    say("")
+    print_table(["predictor (--benchmark)", "what it is"], [[name, text] for name, text in NAMES.items()])
 
 
 def _metrics(text: str) -> list[str]:

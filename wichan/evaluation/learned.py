@@ -65,7 +65,8 @@ def build_learned(name: str, setting: Setting, *, blind: bool = False) -> Built:
         train = f"wichan train {name} --stream {setting.recipe.name}"
         raise InvalidValueError(f"estimator {name!r} has no released weights ({error}); train it: {train}") from None
     if not hasattr(est, "for_observation"):
-        raise InvalidValueError(f"estimator {name!r} is a prior of kind {est.kind!r}; it needs a recipe of kind 'quantized'")
+        what, needs = ("predictor", "csi-rrg") if hasattr(est, "num_horizon") else ("prior", "quantized")
+        raise InvalidValueError(f"estimator {name!r} is a {what} of kind {est.kind!r}; it needs a recipe of kind {needs!r}")
     fitted = _fitted(name, est, setting)
     note = _origin(name)
     if not blind:
