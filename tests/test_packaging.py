@@ -21,7 +21,12 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A LightningModule cannot be made inside a function: these two files load Lightning, and are loaded when training starts.
-TRAINERS = ("wichan.training.keeper", "wichan.training.module", "wichan.training.prior_task")
+TRAINERS = (
+    "wichan.training.keeper",
+    "wichan.training.module",
+    "wichan.training.prediction_task",
+    "wichan.training.prior_task",
+)
 HEAVY = ("matplotlib", "sionna", "lightning", "sklearn", "torchmetrics", "diffusers", "tensorflow", "ray")
 
 

@@ -49,11 +49,16 @@ def _row(model: ModelInfo) -> list[str]:
 
 
 def _purpose(weights: WeightsInfo) -> str:
-    """Grid and pilots of a network; size of a prior, which goes with any pilots."""
+    """Grid and pilots of an estimator; size of a prior, which goes with any pilots; what a predictor makes of what."""
+    from wichan.prediction import LEARNED_PREDICTORS
     from wichan.training.weights_reader import describe_pilots
 
     if weights.obs is not None:
         return describe_pilots(weights.obs)
+    if weights.kind in LEARNED_PREDICTORS:
+        past, future, width = (weights.config.get(f"num_{name}", "?") for name in ("history", "horizon", "subcarriers"))
+        mode = str(weights.config.get("duplex", "")).upper()
+        return f"{mode} predictor, {past} snapshots to {future}, {width} subcarriers"
     seen = weights.config.get("obs")  # of an encoder, which reads pilots
     shape = weights.config.get("shape") or (seen.get("channel_shape", []) if isinstance(seen, dict) else [])
     size = " x ".join(str(n) for n in shape if n != 1) or "1"
@@ -61,6 +66,14 @@ def _purpose(weights: WeightsInfo) -> str:
     parts = [f"{weights.config[key]} {word}" for key, word in names.items() if weights.config.get(key)]
     structure = weights.config.get("structure")
     return ", ".join([f"prior of {size} channel elements", *parts, *([str(structure)] if structure else [])])
+
+
+def _heading(weights: WeightsInfo) -> str:
+    from wichan.prediction import LEARNED_PREDICTORS
+
+    if weights.obs is not None:
+        return "grid and pilots"
+    return "predicts" if weights.kind in LEARNED_PREDICTORS else "channels"
 
 
 def _plain(model: ModelInfo) -> dict[str, Any]:
@@ -121,7 +134,7 @@ def _file(path: str, as_json: bool) -> None:
         "kind": info.kind,
         "parameters": f"{info.num_parameters:,}",
         "size": human_bytes(info.num_bytes),
-        "grid and pilots" if info.obs is not None else "channels": _purpose(info),
+        _heading(info): _purpose(info),
         "written by": f"wichan {info.version}",
     }
     rows |= {f"config.{key}": value for key, value in info.config.items()}

@@ -1,4 +1,4 @@
-"""``wichan train``: a learned estimator or prior, from the live simulator or from a data set."""
+"""``wichan train``: a learned estimator, prior or predictor, from the live simulator or from a data set."""
 
 from __future__ import annotations
 
@@ -14,29 +14,48 @@ if TYPE_CHECKING:
 
 _PLAIN_PERIOD = 30.0  # s between two lines of progress where there is no terminal
 
+_Words = list[str] | None
+_Model = Annotated[
+    str,
+    typer.Argument(
+        help="linear, cevit, fortitran, adafortitran; of quantised links gmm, mfa, vae; "
+        "predictors csi4cast, rnn, cnn, csibert2, dadnet."
+    ),
+]
+_Stream = Annotated[
+    str | None, typer.Option("--stream", help="Recipe; default: ofdm-siso, of priors quantized-simo, of predictors csi-rrg.")
+]
+_Settings = Annotated[_Words, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
+_ModelSettings = Annotated[
+    _Words, typer.Option("--model-set", metavar="KEY=VALUE", help="Hyper-parameter, or preset=NAME; of predictors duplex=fdd.")
+]
+_TaskSettings = Annotated[
+    _Words, typer.Option("--task-set", metavar="KEY=VALUE", help="Of predictors: snr_db=[0,25], antennas=8, impaired=0.2.")
+]
+_Loss = Annotated[
+    str | None,
+    typer.Option("--loss", help="mse, nmse, log-mse, nll; of predictors ratio-nmse, log-nmse; or a sum such as mse+nll."),
+]
+_Monitor = Annotated[
+    str | None, typer.Option("--monitor", help="What makes weights best: nmse_db, score_db, loss; of predictors nmse_ratio.")
+]
+
 
 def train(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="linear, cevit, fortitran, adafortitran; of quantised links gmm, mfa, vae.")],
-    stream: Annotated[
-        str | None, typer.Option("--stream", help="Recipe to draw from; default: ofdm-siso, of priors quantized-simo.")
-    ] = None,
+    model: _Model,
+    stream: _Stream = None,
     data: Annotated[Path | None, typer.Option("--data", help="Data set to read frames from instead.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     max_time: Annotated[str | None, typer.Option("--max-time", help="90s, 30m, 1h30m; default 30m if nothing limits.")] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", help="Optimiser steps.")] = None,
     max_epochs: Annotated[int | None, typer.Option("--max-epochs", help="Passes over the training split.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
-    ] = None,
-    model_settings: Annotated[
-        list[str] | None, typer.Option("--model-set", metavar="KEY=VALUE", help="Hyper-parameter, or preset=NAME.")
-    ] = None,
-    loss: Annotated[str | None, typer.Option("--loss", help="mse, nmse, log-mse, nll, or a sum such as log-mse+nll.")] = None,
-    monitor: Annotated[
-        str | None, typer.Option("--monitor", help="What makes weights best: nmse_db, score_db or loss.")
-    ] = None,
+    settings: _Settings = None,
+    model_settings: _ModelSettings = None,
+    task_settings: _TaskSettings = None,
+    loss: _Loss = None,
+    monitor: _Monitor = None,
     optimiser: Annotated[str | None, typer.Option("--optimiser", help="adam or adamw.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Largest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="Of the optimiser.")] = None,
@@ -62,7 +81,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and size of the model; train nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a learned estimator, or fit a prior.
+    """Train a learned estimator or predictor, or fit a prior.
 
     Ctrl-C keeps the best weights; --resume goes on. The folder holds best.safetensors, metrics.csv and the settings.
     gmm and mfa are fitted by EM, which takes --stream, --data, --set, --model-set, --num-samples, --from-observations,
@@ -96,18 +115,19 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     given = {name: options[name] for name in _PLAIN} | {"data": options["data"], "compile": options["compile_"]}
     given["overrides"] = parse_overrides(options["settings"]) if options["settings"] else None
     given["model_options"] = parsed(options["model_settings"]) if options["model_settings"] else None
+    given["task_options"] = parsed(options["task_settings"], "--task-set") if options["task_settings"] else None
     return {name: value for name, value in given.items() if value is not None}
 
 
-def parsed(settings: list[str]) -> dict[str, Any]:
-    """Read ``--model-set`` texts; errors name that option."""
+def parsed(settings: list[str], option: str = "--model-set") -> dict[str, Any]:
+    """Read ``key=value`` texts of an option; errors name it."""
     from wichan.errors import InvalidValueError
     from wichan.simulate import parse_overrides
 
     try:
         return parse_overrides(settings)
     except InvalidValueError as error:
-        raise InvalidValueError(str(error).replace("--set", "--model-set")) from None
+        raise InvalidValueError(str(error).replace("--set", option)) from None
 
 
 def _config(model: str, given: dict[str, Any], folder: Path, resume: bool) -> TrainConfig:
@@ -164,7 +184,7 @@ class _Follower:
         from wichan.cli.console import human_seconds, stderr
 
         if state.metrics:
-            values = f"NMSE {state.metrics['nmse_db']:.2f} dB, per frame {state.metrics['score_db']:.2f} dB"
+            values = _scores(state.metrics)
             extra = f", error ratio {state.metrics['error_ratio']:.2f}, loss {state.loss:.4g}, lr {state.rate:.2g}"
             mark = " (best)" if state.improved else ""
             stderr().print(f"step {state.steps:,} after {human_seconds(state.seconds)}: {values}{extra}{mark}", soft_wrap=True)
@@ -186,9 +206,14 @@ def _summary(result: TrainResult) -> str:
     speed = f"{result.frames_per_second:,.0f} frames/s, device busy {100 * result.busy:.0f} %"
     lines = [f"{text} ({speed}); {_ENDS.get(result.stopped, result.stopped)}"]
     if result.best:
-        best = result.best
-        lines.append(f"best at step {result.best_step:,}: NMSE {best['nmse_db']:.2f} dB, per frame {best['score_db']:.2f} dB")
+        lines.append(f"best at step {result.best_step:,}: {_scores(result.best)}")
     return "\n".join(lines)
+
+
+def _scores(metrics: dict[str, float]) -> str:
+    """What a validation found; of predictors the published mean of ratios too."""
+    text = f"NMSE {metrics['nmse_db']:.2f} dB, per frame {metrics['score_db']:.2f} dB"
+    return text + (f", mean ratio {metrics['nmse_ratio']:.4f}" if "nmse_ratio" in metrics else "")
 
 
 def _explain_interrupt(model: str, folder: Path, where: dict[str, Any], result: TrainResult, as_json: bool) -> None:

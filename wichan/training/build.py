@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wichan.errors import InvalidValueError, WichanError, unknown_name
 from wichan.training.config import TrainConfig
 from wichan.training.families import model_class
 
-if TYPE_CHECKING:
-    from wichan.estimators import LearnedEstimator
-    from wichan.priors import VAE
 
-
-def build_network(config: TrainConfig, observation: Any) -> LearnedEstimator | VAE:
-    """Build the learned estimator or the prior of a configuration, its initial weights drawn from the run's seed.
+def build_network(config: TrainConfig, observation: Any) -> Any:
+    """Build the learned estimator, prior or predictor of a configuration, its initial weights drawn from the run's seed.
 
     Args:
         config: the run; ``model_options`` are hyper-parameters, or ``preset`` and changes to it.
-        observation: the pilots; copied.
+        observation: the pilots, which are copied; for a predictor the sizes of its data.
 
     Raises:
         UnknownNameError: an option or a preset that the model does not have.
         InvalidValueError: a value that does not fit.
     """
     cls: Any = model_class(config.model)
-    pilots = copy.deepcopy(observation).cpu()
     options: dict[str, Any] = {"seed": config.seed} | config.model_options
     preset = options.pop("preset", None)
     known = parameters_of(cls)
@@ -35,8 +29,7 @@ def build_network(config: TrainConfig, observation: Any) -> LearnedEstimator | V
         if known and name not in known:
             raise unknown_name("model option", name, ["preset", *known])
     try:
-        made: LearnedEstimator | VAE = cls(pilots, **options) if preset is None else cls.preset(preset, pilots, **options)
-        return made
+        return config.family.build(cls, preset, observation, options)
     except WichanError:
         raise
     except (TypeError, ValueError) as error:

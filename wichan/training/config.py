@@ -10,12 +10,12 @@ from typing import Any
 
 from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, check_int, check_real, unknown_name
 from wichan.store.records import as_json
-from wichan.training.families import Family, family_of
+from wichan.training.families import family_of
+from wichan.training.family import Family
 
 OPTIMISERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "exponential")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-MONITORS = ("nmse_db", "score_db", "loss")
 DEFAULT_TIME = 1800.0  # s, where no budget is given
 #: Settings that a resumed run may change: how long, how often it is looked at, how it is computed.
 FREE = ("max_time", "max_steps", "max_epochs", "patience", "val_every", "precision", "compile")
@@ -27,16 +27,21 @@ class TrainConfig:
     """Everything that decides what a run learns; where it runs (device, threads, folder) is said to `fit`.
 
     Args:
-        model: name of a learned estimator, see ``wichan.estimators.LEARNED``, or ``"vae"``, see `wichan.priors.VAE`.
+        model: name of a learned estimator, see ``wichan.estimators.LEARNED``, of a learned predictor, see
+            ``wichan.prediction.LEARNED_PREDICTORS``, or ``"vae"``, see `wichan.priors.VAE`.
         model_options: its hyper-parameters; ``{"preset": "paper"}`` starts from a preset.
-        stream: recipe to draw frames from while training; default ``ofdm-siso``, and ``quantized-simo`` for ``"vae"``.
+        stream: recipe to draw frames from while training; default ``ofdm-siso``, ``quantized-simo`` for ``"vae"``, and
+            ``csi-rrg`` for a predictor.
         overrides: settings of that recipe, dotted key -> value.
         data: data set folder to read frames from instead.
-        loss: see `wichan.training.losses`, and `wichan.training.prior_losses` for ``"vae"``.
-        target: column of a batch that is learned.
+        task_options: what is done to the histories of a predictor, see `wichan.training.history_options.HistoryOptions`.
+        loss: see `wichan.training.losses`, `wichan.training.prior_losses` for ``"vae"``, and
+            `wichan.training.prediction_losses` for a predictor.
+        target: column of a batch that is learned; for a predictor it follows from ``duplex`` in ``model_options``.
         monitor: validation metric that says which weights are best: ``nmse_db`` (ratio of sums), ``score_db`` (mean over
             frames of a frame's NMSE in dB) or ``loss``; default ``score_db`` for a loss with log-mse, else ``nmse_db``; for
-            ``"vae"`` ``nmse_db``, or ``loss`` where it learns without channels.
+            ``"vae"`` ``nmse_db``, or ``loss`` where it learns without channels; predictors also have ``nmse_ratio`` (mean
+            over antennas and steps of ratios), the default for a loss with ratio-nmse.
         optimiser: ``adam`` or ``adamw``.
         lr: largest learning rate.
         weight_decay: of the optimiser.
@@ -67,6 +72,7 @@ class TrainConfig:
     stream: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
+    task_options: dict[str, Any] = field(default_factory=dict)
     loss: str = "log-mse+nll"
     target: str = "h"
     monitor: str | None = None
@@ -97,7 +103,7 @@ class TrainConfig:
             check_choice(name, getattr(self, name), allowed)
         if self.monitor is None:
             self._set("monitor", self.family.monitor(terms, self.model_options))
-        check_choice("monitor", self.monitor, MONITORS)
+        check_choice("monitor", self.monitor, self.family.monitors)
         self._set("lr", check_real("lr", self.lr, positive=True, maximum=10.0))
         for name, high in (("weight_decay", 10.0), ("lr_final", 1.0), ("warmup", 1.0), ("clip", 1e9), ("ema", 0.999999)):
             self._set(name, check_real(name, getattr(self, name), minimum=0.0, maximum=high))
@@ -123,10 +129,12 @@ class TrainConfig:
                 raise InvalidTypeError(f"{name} must be text, got {type(getattr(self, name)).__name__}")
         if self.data is None and self.stream is None:
             self._set("stream", family.stream)
-        for name in ("model_options", "overrides"):
+        for name in ("model_options", "overrides", "task_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InvalidTypeError(f"{name} must be a mapping of keys to values, got {type(getattr(self, name)).__name__}")
             self._set(name, as_json(name, dict(getattr(self, name))))
+        self._set("task_options", family.check_task_options(self.model, self.task_options))
+        self._set("target", family.target(self.model, self.model_options, self.target))
 
     def _check_budget(self) -> None:
         if self.max_time is not None:

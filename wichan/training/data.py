@@ -33,7 +33,7 @@ class FrameSource(ABC):
     """Frames for training, in an order that depends on the seed alone.
 
     Attributes:
-        observation: the pilots.
+        observation: the pilots; of histories their sizes.
         epoch_frames: frames of one pass.
         name: what it is, for a reader.
     """
@@ -74,10 +74,7 @@ def open_source(config: TrainConfig, device: torch.device | str = "cpu") -> Fram
     Raises:
         InvalidValueError: a recipe without pilots, no split to train on or to validate on. StoreError: no data set.
     """
-    if config.data is not None:
-        return DiskSource(config.data, config.seed, device, config.family.recipe_kind)
-    assert config.stream is not None  # the configuration sees to it
-    return StreamSource(config.stream, config.overrides, config.seed, device, config.family.recipe_kind)
+    return config.family.source(config, device)
 
 
 class StreamSource(FrameSource):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wichan.errors import unknown_name
+from wichan.training.family import Family
 from wichan.training.losses import parse_loss
+from wichan.training.predictors import Predictors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,46 +16,6 @@ if TYPE_CHECKING:
     from wichan.estimators import Estimator
     from wichan.training.config import TrainConfig
     from wichan.training.module import Task
-
-
-class Family(ABC):
-    """What the models of one kind of task have in common.
-
-    Attributes:
-        recipe_kind: kind of the recipes that their frames come from.
-        stream: default recipe.
-    """
-
-    recipe_kind: ClassVar[str]
-    stream: ClassVar[str]
-
-    @abstractmethod
-    def models(self) -> Mapping[str, Any]:
-        """Name -> class."""
-
-    @abstractmethod
-    def defaults(self, model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that suit a model where ``settings`` do not say otherwise."""
-
-    @abstractmethod
-    def parse_loss(self, name: str) -> tuple[str, ...]:
-        """Names of the terms of a loss.
-
-        Raises:
-            UnknownNameError, InvalidTypeError, InvalidValueError: no loss of this family.
-        """
-
-    @abstractmethod
-    def monitor(self, terms: Iterable[str], options: Mapping[str, Any]) -> str:
-        """The validation metric that says which weights are best, for a loss and the options of a model."""
-
-    @abstractmethod
-    def task(self, network: nn.Module, config: TrainConfig) -> Task:
-        """The Lightning module."""
-
-    @abstractmethod
-    def estimator(self, network: nn.Module) -> Estimator:
-        """What a run gives back for trained weights."""
 
 
 class ChannelEstimators(Family):
@@ -130,7 +91,7 @@ class LatentPriors(Family):
         return found
 
 
-FAMILIES: tuple[Family, ...] = (ChannelEstimators(), LatentPriors())
+FAMILIES: tuple[Family, ...] = (ChannelEstimators(), LatentPriors(), Predictors())
 
 
 def family_of(model: Any) -> Family:

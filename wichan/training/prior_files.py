@@ -84,7 +84,7 @@ def prior_of(info: WeightsInfo, tensors: Mapping[str, torch.Tensor]) -> MixtureP
     """Build the prior that `read_weights` has found; raises as `load_prior`."""
     where = str(info.path)
     if info.kind not in PRIORS:
-        raise InvalidValueError(f"path={where!r} holds the estimator {info.kind!r} and no prior; wichan.load reads both")
+        raise InvalidValueError(f"path={where!r} holds {_what(info)} and no prior; wichan.load reads both")
     try:
         prior: MixturePrior | VAE = PRIORS[info.kind].from_config(info.config)
     except Exception as error:  # whatever a damaged config makes a constructor raise
@@ -95,3 +95,7 @@ def prior_of(info: WeightsInfo, tensors: Mapping[str, torch.Tensor]) -> MixtureP
     except (RuntimeError, ValueError, TypeError) as error:
         raise StoreError(f"{where} cannot be used: {one_line(error)}") from None
     return prior.eval()
+
+
+def _what(info: WeightsInfo) -> str:
+    return f"the {'predictor' if info.obs is None else 'estimator'} {info.kind!r}"

@@ -12,6 +12,7 @@ from safetensors.torch import save as pack_tensors
 
 from wichan.errors import InvalidTypeError, InvalidValueError, StoreError
 from wichan.observations import OFDMPilots
+from wichan.prediction import LEARNED_PREDICTORS
 from wichan.store.files import write_atomic
 from wichan.training.weights_reader import (
     FORMAT,
@@ -26,18 +27,19 @@ from wichan.training.weights_reader import (
 
 if TYPE_CHECKING:
     from wichan.estimators import BussgangVAE, LearnedEstimator
+    from wichan.prediction import LearnedPredictor
     from wichan.priors import VAE
 
 
 def save_weights(
-    est: LearnedEstimator | VAE | BussgangVAE, path: str | Path, training: Mapping[str, Any] | None = None
+    est: LearnedEstimator | LearnedPredictor | VAE | BussgangVAE, path: str | Path, training: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a learned estimator to one safetensors file: all that `load_weights` needs to build it again.
 
     After any crash the file holds the old weights or the new ones. Equal weights and notes give equal bytes.
 
     Args:
-        est: the estimator. A `VAE` and its `BussgangVAE` give the same file, that of the prior.
+        est: the estimator, or a learned predictor. A `VAE` and its `BussgangVAE` give the same file, that of the prior.
         path: where to; it must end in ``.safetensors``.
         training: how it was trained, as JSON can hold it (recipe, steps, seconds, ...).
 
@@ -57,12 +59,17 @@ def save_weights(
     """
     from wichan import __version__
     from wichan.estimators import LearnedEstimator
+    from wichan.prediction import LearnedPredictor
     from wichan.priors import VAE
 
     if isinstance(est, torch.nn.Module) and isinstance(getattr(est, "prior", est), VAE):
         from wichan.training.prior_files import save_prior
 
         return save_prior(getattr(est, "prior", est), path, training)
+    if isinstance(est, LearnedPredictor):
+        from wichan.training.predictor_files import save_predictor
+
+        return save_predictor(est, path, training)
     if not isinstance(est, LearnedEstimator):
         raise InvalidTypeError(f"est must be a learned estimator, got {type(est).__name__}")
     target = Path(path)
@@ -84,8 +91,8 @@ def save_weights(
     return target
 
 
-def load_weights(path: str | Path, obs: Any = None) -> LearnedEstimator | BussgangVAE:
-    """Read a learned estimator from a file of `save_weights`; nothing in the file is executed.
+def load_weights(path: str | Path, obs: Any = None) -> LearnedEstimator | LearnedPredictor | BussgangVAE:
+    """Read a learned estimator or predictor from a file of `save_weights`; nothing in the file is executed.
 
     The file of a `VAE` gives its estimator, a `BussgangVAE` with the pilots that the encoder was trained for, whose attribute
     ``prior`` is the network; `wichan.training.prior_files.load_prior` gives the network by itself.
@@ -93,13 +100,14 @@ def load_weights(path: str | Path, obs: Any = None) -> LearnedEstimator | Bussga
     Args:
         path: the file, or a folder with ``weights.safetensors`` or ``best.safetensors`` in it.
         obs: pilots of the link that it shall work in: the same positions on the same grid, the symbols may differ.
-            Default: the pilots that it was trained with.
+            Default: the pilots that it was trained with. A predictor has none.
 
     Returns:
-        The estimator, on the CPU, in evaluation mode, in the precision in which it was saved.
+        The estimator or predictor, on the CPU, in evaluation mode, in the precision in which it was saved.
 
     Raises:
-        InvalidValueError: no such file, or ``obs`` has another grid or other pilot positions (a checkpoint of another grid).
+        InvalidValueError: no such file, or ``obs`` has another grid or other pilot positions (a checkpoint of another grid), or
+            is passed for a predictor.
         StoreError: the file is a pickle, cut short, damaged, foreign, of a newer format, or does not hold what its kind needs.
     """
     info, tensors = read_weights(path)
@@ -109,6 +117,11 @@ def load_weights(path: str | Path, obs: Any = None) -> LearnedEstimator | Bussga
         from wichan.training.prior_files import prior_of
 
         return BussgangVAE(prior_of(info, tensors), obs).eval()
+    if info.kind in LEARNED_PREDICTORS:
+        from wichan.training.predictor_files import predictor_of, refuse_pilots
+
+        refuse_pilots(info.kind, obs)
+        return predictor_of(info, tensors)
     if info.obs is None:
         raise InvalidValueError(f"path={where!r} holds a prior of kind {info.kind!r} and no estimator; wichan.load reads both")
     est = _built(info, info.obs)

@@ -35,9 +35,10 @@ class WeightsInfo:
 
     Attributes:
         path: the file.
-        kind: which learned estimator, a key of `wichan.estimators.LEARNED`, or which prior, a key of `wichan.priors.PRIORS`.
+        kind: which learned estimator, a key of `wichan.estimators.LEARNED`, which prior, a key of `wichan.priors.PRIORS`, or
+            which learned predictor, a key of `wichan.prediction.LEARNED_PREDICTORS`.
         config: its hyper-parameters.
-        obs: grid and pilots that it was trained for; None for a prior, which belongs to channels and not to pilots.
+        obs: grid and pilots that it was trained for; None for a prior or a predictor, which know channels and no pilots.
         training: how it was trained: whatever its trainer noted.
         version: wichan's version when the file was written.
         num_parameters: numbers in its tensors, pilots and axes not counted.
@@ -128,6 +129,7 @@ def _notes(where: str, header: dict[str, Any]) -> dict[str, Any]:
 
 def _info(path: Path, notes: dict[str, Any], tensors: Mapping[str, torch.Tensor], num_bytes: int) -> WeightsInfo:
     from wichan.estimators import LEARNED
+    from wichan.prediction import LEARNED_PREDICTORS
     from wichan.priors import PRIORS
 
     parsed = {}
@@ -139,8 +141,8 @@ def _info(path: Path, notes: dict[str, Any], tensors: Mapping[str, torch.Tensor]
         if not isinstance(parsed[key], dict):
             raise StoreError(f"{path} is damaged: {key} in its metadata must be a JSON object")
     try:
-        kind = check_choice("kind", notes.get("kind"), [*LEARNED, *PRIORS])
-        obs = None if kind in PRIORS else _pilots(parsed["grid"], tensors)
+        kind = check_choice("kind", notes.get("kind"), [*LEARNED, *PRIORS, *LEARNED_PREDICTORS])
+        obs = _pilots(parsed["grid"], tensors) if kind in LEARNED else None
     except (WichanError, TypeError, ValueError, RuntimeError) as error:
         raise StoreError(f"{path} cannot be used: {one_line(error)}") from None
     return WeightsInfo(

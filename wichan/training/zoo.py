@@ -10,6 +10,8 @@ import torch
 
 from wichan.errors import InvalidTypeError, InvalidValueError, StoreError, UnknownNameError, WichanError, unknown_name
 from wichan.observations import OFDMPilots
+from wichan.prediction import LEARNED_PREDICTORS
+from wichan.training.predictor_files import predictor_of, refuse_pilots
 from wichan.training.prior_files import prior_of
 from wichan.training.weights import load_weights
 from wichan.training.weights_reader import SUFFIX, WeightsInfo, read_weights
@@ -31,7 +33,7 @@ class ModelInfo:
         name: what `load` calls it.
         folder: where it lies.
         title: one line about it.
-        kind: which learned estimator.
+        kind: which learned estimator, prior or predictor.
         trained_on: the recipe.
         command: what trained it.
         wall_time: how long that took, and on what.
@@ -105,17 +107,18 @@ def model_info(name: str) -> ModelInfo:
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu", obs: Observation | None = None) -> Any:
-    """Return a trained estimator, ready to run, or a prior.
+    """Return a trained estimator or predictor, ready to run, or a prior.
 
     Args:
         name: a released model (``wichan models`` lists them), or the path of a weight file or its folder.
         device: ``"cpu"``, ``"cuda"``, ``"auto"``.
         obs: pilots of the link that it shall work in. For a network `OFDMPilots` of the same positions on the same grid, the
             symbols may differ; default: the pilots that it was trained with. A prior goes with any `QuantizedPilots`.
+            A predictor takes no pilots.
 
     Returns:
-        The estimator in evaluation mode. For a prior (``gmm``, ``mfa``, ``vae``) the prior itself, and with ``obs`` its
-        estimator: `BussgangGMM`, `BussgangMFA` or `BussgangVAE`.
+        The estimator or predictor in evaluation mode. For a prior (``gmm``, ``mfa``, ``vae``) the prior itself, and with
+        ``obs`` its estimator: `BussgangGMM`, `BussgangMFA` or `BussgangVAE`.
 
     Raises:
         UnknownNameError: no such model; the line lists what there is.
@@ -135,6 +138,9 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", obs: Observati
         if obs is not None and not isinstance(obs, OFDMPilots):
             raise InvalidTypeError(f"obs must be OFDMPilots, got {type(obs).__name__}")
         return load_weights(path, obs).to(place)
+    if info.kind in LEARNED_PREDICTORS:
+        refuse_pilots(info.kind, obs)
+        return predictor_of(info, tensors).to(place)
     prior = prior_of(info, tensors).to(place)
     return prior if obs is None else bussgang_estimator(prior, obs).to(place)
 
