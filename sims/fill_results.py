@@ -15,6 +15,7 @@ from pathlib import Path
 
 from blocks import Row, gap, markdown, picture, pivot, read
 from kronecker import page
+from prediction import page as prediction_page
 
 PAGE = Path("docs/results.md")
 TOLD = {"delay_spread": "delay spread", "max_doppler": "Doppler"}
@@ -137,6 +138,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "honest-fading": honest,
     "learned-link": link,
     **page.BLOCKS,
+    **prediction_page.BLOCKS,
 }
 
 

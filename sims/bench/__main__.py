@@ -23,6 +23,7 @@ KERNELS = {
     "bussgang": "bussgang:bussgang",
     "kronecker-sbl": "kronecker_sbl:kronecker_sbl",
     "csi-rrg": "datasets:csi_rrg",
+    "prediction": "prediction:prediction",
     "write": "datasets:write",
 }
 
