@@ -1,14 +1,14 @@
 """CSI prediction in the CSI-RRG benchmark, with the published numbers beside ours.
 
-``python sims/csi_rrg.py [--duplex tdd,fdd] [--budget quick|full] [-n N] [--categories regular,...] [--departure]``: every
-predictor that has a form or released weights for the duplex mode, and a reference that is told more than any receiver,
-``wiener-genie-geometry``: every ray but its phase. Same channels and noise for all; nobody else is told the noise.
-(``wiener-genie-cell``, told the channel model and the speed, is the best fixed filter; ``--predictors`` names it. It takes up
-to a minute a cell.)
-
+``python sims/csi_rrg.py [--duplex tdd,fdd] [--budget quick|full] [-n N] [--categories regular,...] [--only-20db]``: every
+predictor that has a form or released weights for the duplex mode. Same channels and noise for all; nobody is told the noise.
 Writes ``results/csi_rrg/DUPLEX/`` (scores of every setting with intervals, tables, figures); a second run goes on where the
-first one stopped. ``--departure`` gives Doppler shifts the angles of the end that moves, which the published data do not, and
-writes to ``results/csi_rrg/DUPLEX_departure/``.
+first one stopped.
+
+``--departure`` gives Doppler shifts the angles of the end that moves, which the published data do not, and scores the regular
+settings at 20 dB: ``results/csi_rrg/DUPLEX_departure/``. ``--references`` scores what is told more than any receiver, there
+too: ``wiener-genie-geometry`` every ray but its phase; ``DUPLEX_references/``. (``wiener-genie-cell``, told the channel model
+and the speed, is the best fixed filter; ``--predictors`` names it. It takes up to a minute a cell.)
 """
 
 from __future__ import annotations
@@ -23,23 +23,27 @@ from wichan.evaluation import BenchmarkResult, CSIRRGBenchmark
 
 RESULTS = Path("results") / "csi_rrg"
 PREDICTORS = {
-    "tdd": "hold,ar,wiener,pad,dad,dadnet,cnn,rnn,csibert2,csi4cast,wiener-genie-geometry",
-    "fdd": "hold,wiener,cnn,rnn,csibert2,csi4cast,wiener-genie-geometry",
+    "tdd": "hold,ar,wiener,pad,dad,dadnet,cnn,rnn,csibert2,csi4cast",
+    "fdd": "hold,wiener,cnn,rnn,csibert2,csi4cast",
 }
+REFERENCES = "wiener-genie-geometry"
 
 
 def run(duplex: str, options: argparse.Namespace) -> BenchmarkResult:
     """Score all predictors of a duplex mode and write what was found."""
-    overrides = {"doppler_angles": "departure"} if options.departure else None
+    short = options.departure or options.references or options.only_20db
+    categories = "regular" if short else options.categories
     benchmark = CSIRRGBenchmark(
         duplex,
         options.budget,
-        categories=options.categories.split(",") if options.categories else None,
+        categories=categories.split(",") if categories else None,
+        noises={"awgn": [20.0]} if short else None,
         num_samples=options.num_samples,
-        overrides=overrides,
+        overrides={"doppler_angles": "departure"} if options.departure else None,
         workers=options.workers,
     )
-    folder = options.results / (f"{duplex}_departure" if options.departure else duplex)
+    endings = [name for name in ("departure", "references") if getattr(options, name)]
+    folder = options.results / "_".join([duplex, *endings])
     print(f"{duplex}: {benchmark.num_settings:,} settings, {benchmark.num_views:,} views", flush=True)
     started = last = time.monotonic()
 
@@ -49,7 +53,7 @@ def run(duplex: str, options: argparse.Namespace) -> BenchmarkResult:
             last = time.monotonic()
             print(f"{done:,} of {total:,} views after {last - started:.0f} s", flush=True)
 
-    names = (options.predictors or PREDICTORS[duplex]).split(",")
+    names = (options.predictors or (REFERENCES if options.references else PREDICTORS[duplex])).split(",")
     result = benchmark.run(names, folder, progress, on_note=lambda text: print(f"note: {text}"))
     result.save(folder)
     print(result.table())
@@ -65,6 +69,8 @@ def main() -> int:
     parser.add_argument("--categories", help="regular, robustness, generalization; default all")
     parser.add_argument("-n", "--num-samples", type=int, help="samples a setting; default by budget")
     parser.add_argument("--departure", action="store_true", help="Doppler by the angles of the end that moves")
+    parser.add_argument("--references", action="store_true", help="what is told more than a receiver, at 20 dB")
+    parser.add_argument("--only-20db", action="store_true", help="the regular settings at 20 dB only")
     parser.add_argument("--workers", type=int, help="cells side by side")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default {RESULTS}")
     options = parser.parse_args()

@@ -57,6 +57,8 @@ def _by(rows: list[Row], axis: str, points: Sequence[str], headers: Sequence[str
 def speed(folder: Path, duplex: str) -> str:
     """Regular settings at 20 dB, by speed."""
     rows = [row for row in _rows(folder, duplex) if row["category"] == "regular" and float(row["degree"]) == 20]
+    if (folder / FOLDER / f"{duplex}_references").exists():
+        rows += _rows(folder, f"{duplex}_references")
     points = sorted({row["speed"] for row in rows}, key=float)
     headers = [f"{float(point):g} m/s" for point in points]
     return _by(rows, "speed", points, headers, f"{duplex.upper()}, NMSE at 20 dB", "regular-20db-speed", duplex)

@@ -85,8 +85,8 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["--sweep", "snr_db"], "--sweep have no meaning with --benchmark"),
-        (["--recipe", "csi-rrg", "--estimators", "ls"], "--recipe, --estimators have no meaning with --benchmark"),
+        (["--sweep", "snr_db"], "--sweep cannot go with --benchmark"),
+        (["--recipe", "csi-rrg", "--estimators", "ls"], "--recipe, --estimators cannot go with --benchmark"),
         (["--metric", "ber"], "--metric"),
         (["--duplex", "both"], "duplex='both' is unknown"),
         (["--budget", "slow"], "budget='slow' is unknown"),
@@ -115,7 +115,7 @@ def test_wrong_requests_are_one_line(args: list[str], text: str) -> None:
 def test_options_of_a_benchmark_need_one(args: list[str]) -> None:
     result = CliRunner().invoke(app, ["evaluate", *args])
     assert result.exit_code == 2
-    assert f"{args[0]} need --benchmark csi-rrg" in result.stderr
+    assert f"{args[0]} cannot go without --benchmark csi-rrg" in result.stderr
 
 
 def test_unknown_benchmark() -> None:

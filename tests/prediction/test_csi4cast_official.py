@@ -301,8 +301,8 @@ def changed(state: State, change: str) -> State:
         ("extra", "unknown 1 tensors"),
         ("shape", r"mlp.pred_to_data.bias is \(3,\) torch.float32, it must be \(20,\)"),
         ("integers", "torch.int64, it must be"),
-        ("nan", "NaN, infinite or negative"),
-        ("variance", "NaN, infinite or negative"),
+        ("nan", "holds NaN or infinite"),
+        ("variance", "holds negative values"),
         ("positions", "not the sinusoidal one"),
         ("layers", "more than 100 layers"),
         ("wide", "it must be"),
@@ -322,6 +322,8 @@ def test_other_files_and_options(tmp_path: Path) -> None:
     path = save(tmp_path / "x.ckpt", random_state("tdd", torch.float32))
     with pytest.raises(InvalidValueError, match=r"width=32 cannot be chosen: the weights in .* show it"):
         CSI4CAST.from_official_checkpoint(path, width=32)
+    with pytest.raises(InvalidValueError, match="design='weights' cannot be chosen"):
+        CSI4CAST.from_official_checkpoint(path, design="weights")
     with pytest.raises(InvalidValueError, match="depth"):
         CSI4CAST.from_official_checkpoint(path, depth=3)
     with pytest.raises(InvalidValueError, match="not divisible"):

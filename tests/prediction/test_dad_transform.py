@@ -95,3 +95,12 @@ def test_a_panel_is_rows_columns_polarizations() -> None:
         panel_shape(32, (4, 2.0, 4))
     with pytest.raises(InvalidValueError, match=r"panel\[2\]=0 must be at least 1"):
         panel_shape(32, (4, 4, 0))
+
+
+def test_a_basis_made_in_inference_mode_serves_calls_with_gradients() -> None:
+    delay_basis.cache_clear()
+    with torch.inference_mode():
+        delay_basis(21, 0.15)
+    x = torch.ones(21, 1, dtype=torch.complex128, requires_grad=True)
+    (delay_basis(21, 0.15).mH @ x).abs().square().sum().backward()
+    assert x.grad is not None

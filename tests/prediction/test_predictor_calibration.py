@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,18 @@ def test_bad_input_is_named(generator: torch.Generator) -> None:
         CalibratedPredictor(Hold()).fit([(history, future[..., :3, :])])
     with pytest.raises(InvalidValueError, match="steps=-1 must be at least 0"):
         CalibratedPredictor(Hold()).fit([(history, future)], steps=-1)
+
+
+class _Certain(Hold):
+    """Claims to be never wrong."""
+
+    def forward(self, history: torch.Tensor, no: Any = None, *, present: torch.Tensor | None = None) -> Prediction:
+        made = super().forward(history, no, present=present)
+        return Prediction(made.h_pred, torch.zeros_like(made.err_var))
+
+
+def test_a_claim_of_no_error_does_not_spoil_the_fit(generator: torch.Generator) -> None:
+    h = complex_normal((8, 2, 1, 20, 4), generator=generator)
+    calibrated = CalibratedPredictor(_Certain()).fit([(h[..., :16, :], h[..., 16:, :])], steps=5)
+    assert all(bool(value.isfinite().all()) for value in calibrated.state_dict().values())
+    assert bool(calibrated(h[..., :16, :]).err_var.isfinite().all())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -260,3 +262,27 @@ def test_a_point_array_at_the_station_works(generator: torch.Generator) -> None:
     for filter_, told in ((genie("cell", model), {}), (genie("geometry", None), {"rays": rays})):
         error = (filter_(history, 1e-4, **told).h_pred - future).abs().square().mean() / future.abs().square().mean()
         assert error < 0.2
+
+
+def test_geometry_without_noise_in_single_precision() -> None:
+    f, t = torch.arange(30) * 30e3, torch.arange(20) * 2.352e-3
+    panel = Panel(2, 2, polarization="cross", pattern="38.901")
+    model = CDL("A", delay_spread=3e-8, carrier_frequency=2.4e9, speed=30.0, rx_array=panel, direction="uplink", moving="rx")
+    rays = model.sample(2, generator=torch.Generator().manual_seed(1))
+    h = frequency_response(rays, t, f)
+    h_pred, err_var = WienerGenie("geometry", frequencies=f)(h[..., :16, :], 0.0, rays=rays)
+    error = (h_pred - h[..., 16:, :]).abs().square().mean()
+    assert float(error) < 5 * float(err_var.mean())  # two samples of a few free directions; rounding once made it 1e8
+
+
+def test_a_filter_goes_with_its_last_reference() -> None:
+    made = genie("cell", cdl("D"))
+    assert made.filter is not None
+    made(torch.ones(1, 4, 1, PAST, 6, dtype=torch.complex64), 0.1)
+    kept = weakref.ref(made.filter)
+    gc.disable()  # hundreds of megabytes are not to wait for the collector
+    try:
+        del made
+        assert kept() is None
+    finally:
+        gc.enable()

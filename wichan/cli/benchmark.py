@@ -80,7 +80,7 @@ def refuse_foreign(context: typer.Context) -> None:
     with_benchmark = context.params["benchmark"] is not None
     wrong = given(context, ONLY_WITHOUT if with_benchmark else ONLY_WITH)
     if wrong:
-        reason = "have no meaning with --benchmark" if with_benchmark else "need --benchmark csi-rrg"
+        reason = "cannot go with --benchmark" if with_benchmark else "cannot go without --benchmark csi-rrg"
         raise typer.BadParameter(f"{', '.join(wrong)} {reason}")
 
 

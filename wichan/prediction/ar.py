@@ -6,11 +6,9 @@ from typing import Any, Self
 
 import torch
 
-from wichan.errors import InvalidValueError, check_choice, check_int
+from wichan.errors import InvalidValueError, check_int
 from wichan.prediction.linear_predictor import LinearPredictor, check_ridge, ridge_solve
 from wichan.prediction.streaming import SecondMoments
-
-_PRESETS: dict[str, dict[str, Any]] = {"default": {}, "published": {"per_bin": True, "center": True}}
 
 
 class VectorAR(LinearPredictor):
@@ -55,6 +53,8 @@ class VectorAR(LinearPredictor):
         torch.Size([20, 2, 1, 4, 3])
     """
 
+    presets = {"default": {}, "published": {"per_bin": True, "center": True}}
+
     def __init__(
         self,
         order: int | None = None,
@@ -74,15 +74,6 @@ class VectorAR(LinearPredictor):
         self.order = None if order is None else check_int("order", order, minimum=1, maximum=self.num_history)
         self.ridge = check_ridge(ridge)
         self.chosen_order = self.order
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """Build with settings by name: ``"default"``, or ``"published"`` (a model a subcarrier, centred).
-
-        Raises:
-            UnknownNameError: another name.
-        """
-        return cls(**(_PRESETS[check_choice("preset", name, _PRESETS)] | overrides))
 
     def config(self) -> dict[str, Any]:
         """See `LinearPredictor.config`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -37,12 +38,14 @@ class Predictor(nn.Module, ABC):
     Attributes:
         takes_gaps: whether `forward` makes use of ``present``. Where it does not, a caller repairs a history with lost
             snapshots first (`wichan.observations.impute`).
+        presets: settings by name, see `preset`.
 
     Raises:
         InvalidTypeError, InvalidValueError, UnknownNameError: numbers below 1, another mode.
     """
 
     takes_gaps: ClassVar[bool] = False
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, num_history: int = 16, num_horizon: int = 4, duplex: str = "tdd") -> None:
         super().__init__()
@@ -60,6 +63,33 @@ class Predictor(nn.Module, ABC):
             present: bool, (\*batch, num_history): which snapshots arrived; None: all. Methods that do not take gaps
                 ignore it.
         """
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """Build with settings by name, see ``presets``.
+
+        Args:
+            name: which.
+            **overrides: settings to change.
+
+        Raises:
+            UnknownNameError: another name. InvalidValueError: a setting that this kind does not have.
+        """
+        return cls.from_config(dict(cls.presets[check_choice("preset", name, cls.presets)]) | overrides)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build from settings, such as a ``config()`` gave.
+
+        Raises:
+            InvalidValueError: a setting that this kind does not have.
+        """
+        try:
+            return cls(**config)
+        except InvalidTypeError:
+            raise
+        except TypeError as error:
+            raise InvalidValueError(f"config of {cls.__name__} does not fit: {error}") from None
 
     def extra_repr(self) -> str:
         return f"num_history={self.num_history}, num_horizon={self.num_horizon}, duplex={self.duplex!r}"

@@ -16,6 +16,7 @@ from wichan.prediction.learned import interleaved, root_mean_square
 
 _ROWS = 4096  # antenna pairs in a step of the fit
 _RATE = 3e-3
+_LARGEST = 1e9  # of an error relative to what was claimed
 
 
 class CalibratedPredictor(Predictor):
@@ -111,7 +112,8 @@ class CalibratedPredictor(Predictor):
             floor = torch.finfo(made.err_var.dtype).tiny
             ratio = (future - made.h_pred).detach().abs().square() / made.err_var.detach().clamp_min(floor)
             seen.append(features.flatten(0, -2))
-            ratios.append(_by_antenna(ratio).mean(-1).flatten(0, -2).to(features.dtype))
+            # A claim of no error at all would make it infinite, and the fit NaN.
+            ratios.append(_by_antenna(ratio.clamp_max(_LARGEST)).mean(-1).flatten(0, -2).to(features.dtype))
         if not seen:
             raise InvalidValueError("batches is empty; the fit needs at least one pair of history and future")
         self._fit(torch.cat(seen), torch.cat(ratios), steps)

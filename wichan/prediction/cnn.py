@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
 from wichan.errors import InvalidValueError, check_int
-from wichan.prediction.learned import LearnedPredictor
+from wichan.prediction.learned_official import OfficialBaseline
 
 
 class CNNNetwork(nn.Module):
@@ -42,7 +41,7 @@ class CNNNetwork(nn.Module):
         return self.head(x + coded if self.skip else coded)
 
 
-class CNNPredictor(LearnedPredictor):
+class CNNPredictor(OfficialBaseline):
     """The convolutional autoencoder that predictors are compared with.
 
     Args:
@@ -77,21 +76,6 @@ class CNNPredictor(LearnedPredictor):
         if not self.hyper["levels"]:
             raise InvalidValueError("levels is empty; the encoder needs one convolution or more")
         super().__init__(**options)
-
-    @classmethod
-    def from_official_checkpoint(cls, path: str | Path, **options: Any) -> Self:
-        """Read a checkpoint of the authors' code without executing anything in it.
-
-        Args:
-            path: the file.
-            **options: what it does not hold, see `wichan.prediction.learned_official.load_official_baseline`.
-
-        Raises:
-            StoreError: not such a file. InvalidValueError: an option that the weights show.
-        """
-        from wichan.prediction.learned_official import load_official_baseline
-
-        return load_official_baseline(cls, path, **options)
 
     def _build(self) -> nn.Module:
         return CNNNetwork(self.num_history, self.num_horizon, tuple(self.hyper["levels"]), self.hyper["skip"])

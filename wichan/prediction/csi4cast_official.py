@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from wichan.errors import InvalidValueError, StoreError
+from wichan.nn.checkpoints import check_fit, some_names, state_tensors
 from wichan.nn.encoder import sinusoidal_positions
 from wichan.nn.torch_files import read_torch_file
 from wichan.prediction.csi4cast import CSI4CAST, PUBLISHED, checked_settings
@@ -21,7 +22,7 @@ from wichan.prediction.csi4cast_network import CSI4CASTNetwork
 
 C = TypeVar("C", bound=CSI4CAST)
 
-_MAX_LAYERS, _MAX_NUMBERS = 100, 1 << 28  # far above what was published; below what a hostile file could make us work on
+_MAX_LAYERS = 100  # far above what was published; below what a hostile file could make us work on
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # what trainers and compiling put before a name
 _TOKENS = "embedding.embedding.value_embedding.tokenConv.weight"
 _POSITIONS = "embedding.embedding.position_embedding.pe"
@@ -85,7 +86,7 @@ def load_official(cls: type[C], path: str | Path, **options: Any) -> C:
     shared |= {"scale_input": False} | {
         name: options.pop(name) for name in ("duplex", "scale_input", "seed") if name in options
     }
-    both = sorted(options.keys() & (sizes.keys() - {"heads"}))
+    both = sorted(options.keys() & (sizes.keys() - {"heads"} | {"design"}))
     if both:
         raise InvalidValueError(f"{both[0]}={options[both[0]]!r:.40} cannot be chosen: the weights in {where} show it")
     settings: dict[str, Any] = PUBLISHED | {"standardise": "sample"} | sizes | options
@@ -154,19 +155,10 @@ def _branch_name(branch: str, name: str, blocks: int, attention: str) -> str:
 
 
 def _state(where: str, content: Any) -> dict[str, torch.Tensor]:
-    """The tensors by name, without what wrappers put before it; the table of positions is checked and left out."""
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not state:
-        raise StoreError(f"{where} holds no state dict: {type(state).__name__} stands where state_dict must be")
-    tensors = {}
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise StoreError(f"{where} holds no state dict: a {type(value).__name__} stands where a tensor must be")
-        tensors[_WRAPPED.sub("", key)] = value
+    """The tensors by name, without what wrappers put before it."""
+    tensors = state_tensors(where, content, "state_dict", _WRAPPED)
     if _TOKENS not in tensors:
-        raise StoreError(f"{where} holds no network of CSI-4CAST's authors: its tensors are {_some(sorted(tensors))}")
-    if sum(value.numel() for value in tensors.values()) > _MAX_NUMBERS:
-        raise StoreError(f"{where} holds more than {_MAX_NUMBERS} numbers")
+        raise StoreError(f"{where} holds no network of CSI-4CAST's authors: its tensors are {some_names(sorted(tensors))}")
     return tensors
 
 
@@ -233,18 +225,7 @@ def _drop_positions(where: str, state: dict[str, torch.Tensor], history: int, wi
 
 def _check(where: str, wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     """Names, shapes and values of the file against those of a network of its size."""
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    for names, word in ((missing, "lacks"), (extra, "holds unknown")):
-        if names:
-            raise StoreError(f"{where} does not fit csi4cast: it {word} {len(names)} tensors: {_some(names)}")
-    for name, want in wanted.items():
-        value = state[name]
-        if value.shape != want.shape or value.is_floating_point() != want.is_floating_point() or value.is_complex():
-            have, need = f"{tuple(value.shape)} {value.dtype}", f"{tuple(want.shape)} {want.dtype}"
-            raise StoreError(f"{where} does not fit csi4cast: {name} is {have}, it must be {need}")
-        if not bool(torch.isfinite(value).all()) or (name.endswith("running_var") and bool((value < 0).any())):
-            raise StoreError(f"{where} is damaged: {name} holds NaN, infinite or negative values")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(repr(name[:80]) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    check_fit(where, "csi4cast", wanted, state)
+    for name, value in state.items():
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise StoreError(f"{where} is damaged: {name} holds negative values")

@@ -59,6 +59,7 @@ def check_panel(panel: Any) -> tuple[int, int, int]:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept must also serve calls that need gradients
 def delay_basis(num_subcarriers: int, max_delay: float) -> torch.Tensor:
     r"""Orthonormal basis of all channels with delays in a window, each column concentrated around one delay.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, check_int, check_noise
+from wichan.errors import InvalidTypeError, check_int, check_noise
 from wichan.estimators.learned import seeded
 from wichan.prediction.base import Prediction, Predictor, check_history, check_present
 from wichan.prediction.error_head import PredictionErrorHead
@@ -40,7 +39,6 @@ class LearnedPredictor(Predictor):
     """
 
     kind: ClassVar[str]
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     network: nn.Module
     shift: torch.Tensor
@@ -100,19 +98,6 @@ class LearnedPredictor(Predictor):
 
     # -- Building. --
 
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """Build with settings by name, see ``presets``.
-
-        Args:
-            name: which.
-            **overrides: settings to change.
-
-        Raises:
-            UnknownNameError: another name. InvalidValueError: a setting that this kind does not have.
-        """
-        return cls.from_config(dict(cls.presets[check_choice("preset", name, cls.presets)]) | overrides)
-
     def config(self) -> dict[str, Any]:
         """Hyper-parameters that rebuild the predictor, as JSON can hold them."""
         shared = ("num_subcarriers", "num_history", "num_horizon", "duplex", "scale_input")
@@ -121,20 +106,6 @@ class LearnedPredictor(Predictor):
     def _config(self) -> dict[str, Any]:
         """What a subclass adds to `config`."""
         return {}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build from what `config` gave.
-
-        Raises:
-            InvalidValueError: a setting that this kind does not have.
-        """
-        try:
-            return cls(**config)
-        except TypeError as error:
-            if isinstance(error, InvalidTypeError):
-                raise
-            raise InvalidValueError(f"config of {cls.kind} does not fit: {error}") from None
 
     # -- Predicting. --
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
 from wichan.errors import InvalidValueError, StoreError
+from wichan.nn.checkpoints import check_fit, state_tensors
 from wichan.nn.torch_files import read_torch_file
 from wichan.prediction.learned import LearnedPredictor
 
@@ -21,8 +22,24 @@ P = TypeVar("P", bound=LearnedPredictor)
 
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # what trainers and compiling put before a name
 _MOST = 64  # layers: far above what was published, below what a hostile file could make us build
-_MAX_NUMBERS = 1 << 28
 Tensors = dict[str, torch.Tensor]
+
+
+class OfficialBaseline(LearnedPredictor):
+    """A baseline whose published weights can be read."""
+
+    @classmethod
+    def from_official_checkpoint(cls, path: str | Path, **options: Any) -> Self:
+        """Read a checkpoint of the authors' code without executing anything in it.
+
+        Args:
+            path: the file.
+            **options: what it does not hold, see `load_official_baseline`.
+
+        Raises:
+            StoreError: not such a file. InvalidValueError: an option that the weights show.
+        """
+        return load_official_baseline(cls, path, **options)
 
 
 def load_official_baseline(cls: type[P], path: str | Path, **options: Any) -> P:
@@ -46,7 +63,7 @@ def load_official_baseline(cls: type[P], path: str | Path, **options: Any) -> P:
     """
     where = str(path)
     rename, sizes_of = _KINDS[cls.kind]
-    state = {rename(name): value for name, value in _tensors(where, read_torch_file(path)).items()}
+    state = {rename(name): value for name, value in state_tensors(where, read_torch_file(path), "state_dict", _WRAPPED).items()}
     sizes = sizes_of(where, state)
     both = sorted(options.keys() & sizes.keys())
     if both:
@@ -54,22 +71,12 @@ def load_official_baseline(cls: type[P], path: str | Path, **options: Any) -> P:
     settings = {"scale_input": False} | sizes | options
     with torch.device("meta"):  # nothing is allocated before names and shapes fit
         plan = cls.from_config(settings).network.state_dict()
-    _check(where, cls.kind, plan, state)
+    check_fit(where, cls.kind, plan, state)
     predictor = cls.from_config(settings)
     if any(value.dtype == torch.float64 for value in state.values()):
         predictor = predictor.double()
     predictor.network.load_state_dict(state)
     return predictor.eval()
-
-
-def _tensors(where: str, content: Any) -> Tensors:
-    """The state dict of a file, without what trainers put before the names."""
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
-        raise StoreError(f"{where} holds no state dict, which maps names to tensors")
-    if sum(value.numel() for value in state.values()) > _MAX_NUMBERS:
-        raise StoreError(f"{where} holds more than {_MAX_NUMBERS} numbers")
-    return {_WRAPPED.sub("", name): value for name, value in state.items()}
 
 
 def _rnn_name(name: str) -> str:
@@ -96,8 +103,8 @@ def _cnn_sizes(where: str, state: Tensors) -> dict[str, Any]:
     while len(levels) < _MOST and f"encoder.{len(levels)}.weight" in state:
         levels.append(_size(where, state, f"encoder.{len(levels)}.weight", 0))
     for name in [name for name in state if name.startswith(("encoder.", "decoder."))]:
-        half, index, rest = name.split(".", 2)
-        if index.isdecimal() and len(index) < 4:
+        half, index, rest = [*name.split(".", 2), ""][:3]  # what has fewer parts stays, and is refused as unknown
+        if rest and index.isdecimal() and len(index) < 4:
             first = 0 if half == "encoder" else len(levels)
             state[f"autoencoder.{2 * (int(index) + first)}.{rest}"] = state.pop(name)
     if not levels:
@@ -117,18 +124,3 @@ def _size(where: str, state: Tensors, name: str, axis: int) -> int:
     if value is None or value.dim() <= axis or not value.numel():
         raise StoreError(f"{where} lacks the tensor that becomes {name}")
     return value.shape[axis]
-
-
-def _check(where: str, kind: str, plan: Tensors, state: Tensors) -> None:
-    """Names, shapes and values of the file against those of a network of its size."""
-    for names, word in ((plan.keys() - state.keys(), "lacks"), (state.keys() - plan.keys(), "holds unknown")):
-        if names:
-            shown = ", ".join(name[:60] for name in sorted(names)[:3])
-            raise StoreError(f"{where} does not fit {kind}: it {word} {len(names)} tensors, such as {shown}")
-    for name, want in plan.items():
-        value = state[name]
-        if value.shape != want.shape or not value.is_floating_point():
-            have, need = f"{tuple(value.shape)} {value.dtype}", f"{tuple(want.shape)} {want.dtype}"
-            raise StoreError(f"{where} does not fit {kind}: {name} is {have}, it must be {need}")
-        if not bool(torch.isfinite(value).all()):
-            raise StoreError(f"{where} is damaged: {name} holds NaN or infinite values")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -53,18 +53,6 @@ class LinearPredictor(Predictor):
         """Hyper-parameters that rebuild the predictor, as JSON can hold them; what a fit found is in ``state_dict``."""
         shared = ("num_history", "num_horizon", "duplex", "per_bin", "center")
         return {name: getattr(self, name) for name in shared}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build from what `config` gave.
-
-        Raises:
-            InvalidValueError: a setting that this kind does not have.
-        """
-        try:
-            return cls(**config)
-        except TypeError as error:
-            raise InvalidValueError(f"config of {cls.__name__} does not fit: {error}") from None
 
     def forward(self, history: torch.Tensor, no: Any = None, *, present: torch.Tensor | None = None) -> Prediction:
         r"""Predict.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -10,7 +10,6 @@ from wichan.errors import InvalidValueError, check_choice, check_int, check_nois
 from wichan.prediction.base import Prediction, Predictor, check_history, check_present
 
 EQUATIONS = ("last", "all")
-_PRESETS: dict[str, dict[str, Any]] = {"published": {}, "all": {"equations": "all"}}
 
 
 class PAD(Predictor):
@@ -53,6 +52,8 @@ class PAD(Predictor):
         True
     """
 
+    presets = {"published": {}, "all": {"equations": "all"}}
+
     def __init__(
         self,
         order: int = 8,
@@ -71,15 +72,6 @@ class PAD(Predictor):
         self.equations = check_choice("equations", equations, EQUATIONS)
         self.ridge = check_real("ridge", ridge, minimum=0.0, maximum=1e6)
         self.limit = check_real("limit", limit, positive=True)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """Build with settings by name: ``"published"`` (the defaults), or ``"all"`` (all equations).
-
-        Raises:
-            UnknownNameError: another name.
-        """
-        return cls(**(_PRESETS[check_choice("preset", name, _PRESETS)] | overrides))
 
     def config(self) -> dict[str, Any]:
         """Hyper-parameters that rebuild the predictor, as JSON can hold them."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
 from wichan.errors import InvalidValueError, check_int
-from wichan.prediction.learned import LearnedPredictor, from_bands, into_bands
+from wichan.prediction.learned import from_bands, into_bands
+from wichan.prediction.learned_official import OfficialBaseline
 
 
 class RNNNetwork(nn.Module):
@@ -50,7 +50,7 @@ class RNNNetwork(nn.Module):
         return before + self.head(state) if self.residual else self.head(state)
 
 
-class RNNPredictor(LearnedPredictor):
+class RNNPredictor(OfficialBaseline):
     """The plain recurrent network that predictors are compared with.
 
     Args:
@@ -89,21 +89,6 @@ class RNNPredictor(LearnedPredictor):
             "band": None if band is None else check_int("band", band, minimum=1),
         }
         super().__init__(**options)
-
-    @classmethod
-    def from_official_checkpoint(cls, path: str | Path, **options: Any) -> Self:
-        """Read a checkpoint of the authors' code without executing anything in it.
-
-        Args:
-            path: the file.
-            **options: what it does not hold, see `wichan.prediction.learned_official.load_official_baseline`.
-
-        Raises:
-            StoreError: not such a file. InvalidValueError: an option that the weights show.
-        """
-        from wichan.prediction.learned_official import load_official_baseline
-
-        return load_official_baseline(cls, path, **options)
 
     def _build(self) -> nn.Module:
         return RNNNetwork(self.num_subcarriers, self.num_horizon, **self.hyper)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from wichan.errors import check_choice
 from wichan.prediction.linear_predictor import LinearPredictor, check_ridge, ridge_solve
 
 #: What ``ridge=None`` chooses from.
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
-_PRESETS: dict[str, dict[str, Any]] = {"default": {}, "published": {"per_bin": True, "center": True, "ridge": 1e-4}}
 
 
 class WienerPredictor(LinearPredictor):
@@ -51,6 +49,8 @@ class WienerPredictor(LinearPredictor):
         torch.Size([40, 2, 1, 4, 3])
     """
 
+    presets = {"default": {}, "published": {"per_bin": True, "center": True, "ridge": 1e-4}}
+
     def __init__(
         self,
         ridge: float | None = None,
@@ -64,15 +64,6 @@ class WienerPredictor(LinearPredictor):
         super().__init__(num_history, num_horizon, duplex, per_bin, center)
         self.ridge = None if ridge is None else check_ridge(ridge)
         self.chosen_ridge = self.ridge
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """Build with settings by name: ``"default"``, or ``"published"`` (a map a subcarrier, centred, ridge 1e-4).
-
-        Raises:
-            UnknownNameError: another name.
-        """
-        return cls(**(_PRESETS[check_choice("preset", name, _PRESETS)] | overrides))
 
     def config(self) -> dict[str, Any]:
         """See `LinearPredictor.config`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -63,7 +62,8 @@ class CellFilter:
         self.model, self.csi_period, self.snapshots = model, csi_period, snapshots
         self.frequencies, self.target_frequencies = frequencies, target_frequencies
         self.rtol, self.max_rank = rtol, max_rank
-        self._at = functools.lru_cache(maxsize=2)(self._moved)
+        # A dict of its own: a cache around a bound method would keep the filter alive until the collector comes by.
+        self._copies: dict[tuple[torch.device, torch.dtype], _Modes] = {}
         self._modes = self._build()
 
     def __call__(self, history: torch.Tensor, no: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,6 +89,14 @@ class CellFilter:
         predicted = (clusters @ modes.target).unflatten(1, (-1, self.snapshots[1]))
         error = (noise.unsqueeze(-1) * gain) @ modes.spread.mT + modes.missing
         return predicted, error.unflatten(1, (-1, self.snapshots[1])).unsqueeze(-1)
+
+    def _at(self, device: torch.device, dtype: torch.dtype) -> _Modes:
+        """The filter on a device and in a precision; the last two are kept."""
+        found = self._copies.get((device, dtype))
+        if found is None:
+            found = self._moved(device, dtype)
+            self._copies = dict([*self._copies.items(), ((device, dtype), found)][-2:])
+        return found
 
     def _moved(self, device: torch.device, dtype: torch.dtype) -> _Modes:
         m = self._modes

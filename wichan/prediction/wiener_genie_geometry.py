@@ -116,8 +116,9 @@ def _ports(rays: Rays) -> tuple[int, int, int, int]:
 def _adjoint(history: torch.Tensor, rays: Rays, place: torch.Tensor, turn: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
     """Match a history with every ray, complex128 (samples, pairs, N)."""
     p, n, q, m = _ports(rays)
-    seen = history @ phi.mH.to(history.dtype).reshape(-1, 1, 1, *phi.mH.shape[-2:])  # (samples, rx, tx, T, clusters)
-    seen = seen.to(torch.complex128).unflatten(2, (q, m)).unflatten(1, (p, n)).permute(0, 6, 1, 3, 2, 4, 5)
+    # In double: the system amplifies the rounding of its right side by as much as the noise is weak.
+    seen = history.to(torch.complex128) @ phi.mH.reshape(-1, 1, 1, *phi.mH.shape[-2:])  # (samples, rx, tx, T, clusters)
+    seen = seen.unflatten(2, (q, m)).unflatten(1, (p, n)).permute(0, 6, 1, 3, 2, 4, 5)
     seen = seen.flatten(4, 5).flatten(2, 3).flatten(3)  # (samples, clusters, pairs, positions * T)
     basis = (place.unsqueeze(-1) * turn.unsqueeze(-2)).flatten(-2).unflatten(1, (rays.num_clusters, -1))
     matched = seen @ basis.mH  # (samples, clusters, pairs, rays)

@@ -44,6 +44,13 @@ def test_spectral_efficiency_ignores_a_factor_common_to_all_antennas(h: torch.Te
     assert bool((plain < target_sums(h).se).all())  # Cauchy and Schwarz
 
 
+@pytest.mark.parametrize("factor", [1e-25, 1e-15, 1e15, 1e25])
+def test_spectral_efficiency_holds_beyond_the_range_of_squares(h: torch.Tensor, factor: float) -> None:
+    h_pred = h.roll(1, 1) + h  # some channel; its gain is of order 1 to 10
+    want, found = (step_scores(p, h)[..., 2] for p in (h_pred, h_pred * factor))
+    torch.testing.assert_close(found, want, rtol=1e-5, atol=0)  # rounding of sums of 4 in single precision
+
+
 def test_spectral_efficiency_of_one_known_channel() -> None:
     h = torch.ones(1, 4, 1, 1, 5, dtype=torch.complex64)
     half = h.clone()
@@ -99,6 +106,16 @@ def test_ranks_share_the_better_place() -> None:
     scores = torch.tensor([[0.3, 0.1, 0.1 * (1 + 1e-9), 0.2]], dtype=torch.float64)
     assert ranks(scores, rising=False).tolist() == [[4, 1, 1, 3]]
     assert ranks(scores, rising=True).tolist() == [[1, 3, 3, 2]]
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_what_is_not_finite_ranks_last(bad: float) -> None:
+    assert ranks(torch.tensor([0.5, bad, 0.1]), rising=False).tolist() == [2, 3, 1]
+    assert ranks(torch.tensor([7.0, math.nan, 8.0]), rising=True).tolist() == [2, 3, 1]
+    copies = torch.tensor([0.5, math.nan, 0.1]).expand(100, 4, 3)
+    place = standing(torch.tensor([0.5, bad, 0.1]).expand(4, 3), copies, rising=False)
+    assert place.first.value.tolist() == [0, 0, 1]
+    assert place.rank.high.tolist() == [2, 3, 1]  # one predictor does not hide the intervals of the others
 
 
 def test_intervals_are_paired(generator: torch.Generator) -> None:

@@ -111,6 +111,21 @@ def test_published_rows_stand_under_our_columns(result: BenchmarkResult) -> None
     assert published_rows("regular-profile", "tdd", ["A"]) == {}
 
 
+def test_published_rows_of_other_averages_are_named(result: BenchmarkResult) -> None:
+    found = {sheet.title: sheet.caption for sheet in sheets(replace(result, published=True))}
+    part = "published rows are means over 162 settings, of which this run has 12: not the same average"
+    assert part in found["Regular cells, by SNR [dB]"]
+    # E at 45 m/s is not among the published speeds 1, 10, 30 of this table.
+    assert "over 324 settings, of which this run has 12 and 6 others" in found["Generalization, by CDL profile"]
+    whole = CSIRRGBenchmark(categories=["regular"], noises={"awgn": [20]}, num_samples=1, overrides=SMALL).run(["hold"])
+    captions = [sheet.caption for sheet in sheets(replace(whole, published=True))]
+    assert not any("not the same average" in caption for caption in captions)
+    text = replace(whole, published=True).table()
+    assert "This run changed the recipe (uplink_bins=[0, 12], " in text
+    assert "0.7 dB more SNR" in text
+    assert "changed the recipe" not in whole.table()
+
+
 def test_published_file_is_complete() -> None:
     tables = published_tables()["tables"]
     for name, modes in tables.items():

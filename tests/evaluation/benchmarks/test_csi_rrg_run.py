@@ -208,6 +208,22 @@ def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_folder_of_another_function_is_refused(tmp_path: Path) -> None:
+    small = benchmark(categories=["regular"])
+    whole = small.run({"mine": last}, tmp_path)
+    assert torch.equal(scores(small.run({"mine": lambda history: last(history)}, tmp_path)), scores(whole))
+    with pytest.raises(InvalidValueError, match="predictors: mine: answers:"):
+        small.run({"mine": lambda history: 0.9 * last(history)}, tmp_path)
+    with pytest.raises(InvalidValueError, match=r"predictors: \[mine\] there, \[mine, hold\] now"):
+        small.run({"mine": last, "hold": "hold"}, tmp_path)
+
+
+@pytest.mark.parametrize("word", ["mine=", "=weights.safetensors"])
+def test_half_a_weight_file_is_refused(word: str) -> None:
+    with pytest.raises(InvalidValueError, match="weights are given as NAME=PATH"):
+        benchmark(categories=["regular"]).run([word])
+
+
 def test_damaged_folder(tmp_path: Path) -> None:
     small = benchmark(categories=["regular"])
     small.run(["hold"], tmp_path)
@@ -221,6 +237,15 @@ def test_damaged_folder(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("no")
     with pytest.raises(StoreError, match="not JSON"):
         small.run(["hold"], tmp_path)
+
+
+def test_what_a_stopped_run_fitted_serves_no_other_run(tmp_path: Path) -> None:
+    benchmark(categories=["regular"]).run(["wiener"], tmp_path)
+    (tmp_path / "run.json").unlink()  # as if it had been stopped while the next predictor was fitted
+    for file in (tmp_path / "cells").iterdir():
+        file.unlink()
+    other = benchmark(categories=["regular"], seed=1)
+    assert torch.equal(scores(other.run(["wiener"], tmp_path)), scores(other.run(["wiener"])))
 
 
 def test_fitted_predictors_are_kept(tmp_path: Path) -> None:
@@ -339,7 +364,7 @@ def test_data_set(tmp_path: Path) -> None:
     assert torch.equal(scores(stored), scores(computed))
     with pytest.raises(InvalidValueError, match=f"has 7 samples of cell '{CELLS[1]}'; 8 are asked for"):
         benchmark(**arguments | {"num_samples": 8})
-    with pytest.raises(UnknownNameError, match="cell='cm_A_ds_030_ms_001' is unknown"):
+    with pytest.raises(UnknownNameError, match="has no cell 'cm_A_ds_030_ms_001' in split 'regular'; choose with cells"):
         benchmark(**arguments | {"cells": ["cm_A_ds_030_ms_001"]})
     with pytest.raises(InvalidValueError, match="has no split 'generalization'"):
         benchmark(**arguments | {"categories": ["generalization"]})
@@ -351,6 +376,15 @@ def test_data_set(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"is unfinished: \d+ of 14 samples are there"):
         benchmark(**arguments | {"data": other})
     assert json.loads(manifest.read_text())["complete"] is True
+
+
+def test_references_and_fits_follow_the_settings_of_a_data_set(tmp_path: Path) -> None:
+    settings = {**SMALL, "csi_period": 1e-3, "doppler_angles": "departure"}
+    simulate(load_recipe("csi-rrg", settings | {"split": "regular", "cell": CELLS}), tmp_path / "data", n=2)
+    players = ["wiener", "wiener-genie-cell"]
+    chosen: dict[str, Any] = {"categories": ["regular"], "cells": CELLS[:1]}
+    stored = benchmark(overrides=None, data=tmp_path / "data", **chosen).run(players)
+    assert torch.equal(scores(stored), scores(benchmark(overrides=settings, **chosen).run(players)))
 
 
 def test_foreign_data_set(tmp_path: Path) -> None:

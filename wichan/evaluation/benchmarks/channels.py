@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
-from wichan.errors import InvalidValueError, StoreError, unknown_name
+from wichan.errors import InvalidValueError, StoreError, UnknownNameError
 from wichan.evaluation.benchmarks.scenarios import Cell
 from wichan.prediction.base import DUPLEX_MODES
 
@@ -79,6 +79,13 @@ def checked_recipe(overrides: Mapping[str, Any] | None) -> CSIRRGRecipe:
         if key.partition(".")[0] in _FIXED:
             raise InvalidValueError(f"overrides sets {key!r}, which the benchmark chooses itself (cells, seed, num_samples)")
     return cast("CSIRRGRecipe", load_recipe("csi-rrg", dict(overrides or {}) | {"split": "all"}))
+
+
+def changed_settings(recipe: CSIRRGRecipe) -> dict[str, Any]:
+    """What a recipe has otherwise than ``csi-rrg``, as overrides: a fit is to see channels like those of a data set."""
+    general = (*_FIXED, "title", "aliases")
+    published, found = (one.model_dump(exclude=set(general)) for one in (checked_recipe(None), recipe))
+    return {key: value for key, value in found.items() if value != published[key]}
 
 
 class LiveChannels:
@@ -167,9 +174,14 @@ class StoredChannels:
             if not known:
                 parts = ", ".join(dict.fromkeys(part for part, _ in self._counts))
                 raise InvalidValueError(f"data={self.folder} has no split {split!r} (it has {parts})")
-            raise unknown_name(f"data={self.folder}: cell", cell, known)
+            shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            raise UnknownNameError(
+                f"data={self.folder} has no cell {cell!r} in split {split!r}; choose with cells (it has: {shown})"
+            )
         if have < count:
-            raise InvalidValueError(f"data={self.folder} has {have} samples of cell {cell!r}; {count} are asked for")
+            raise InvalidValueError(
+                f"data={self.folder} has {have} samples of cell {cell!r}; {count} are asked for (num_samples)"
+            )
 
     def block(self, split: str, cell: Cell, index: int, duplex: str, *, rays: bool = False) -> Block:
         """Read a block.

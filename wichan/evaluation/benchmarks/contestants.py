@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, WichanError
 from wichan.prediction.base import Prediction, Predictor
+from wichan.random import make_generator
 
 #: What a contestant is told beside the history: nothing, the cell's statistics, or the true rays.
 TOLD = ("", "cell", "geometry")
@@ -64,6 +66,24 @@ class Contestant:
         if len(parts) == 1:
             return parts[0]
         return Prediction(torch.cat([part.h_pred for part in parts]), torch.cat([part.err_var for part in parts]))
+
+    def fingerprint(self, shape: torch.Size, horizon: int, device: torch.device) -> list[str]:
+        """Some digits of what it answers to one fixed history: they change when the function does.
+
+        Args:
+            shape: of the history, (1, num_rx_ant, num_tx_ant, num_history, num_subcarriers).
+            horizon: snapshots to predict.
+            device: where it computes.
+        """
+        generator = make_generator(0, "csi-rrg-probe")
+        parts = torch.randn(*shape, 2, generator=generator)
+        target = torch.Size((*shape[:3], horizon, shape[4]))
+        weights = torch.randn(target, generator=generator).double()
+        history = torch.view_as_complex(parts / math.sqrt(2)).to(device)
+        with torch.inference_mode():
+            answer = self.predict(history, None, target).h_pred.cpu().to(torch.complex128)
+        sums = torch.view_as_real((answer * weights).sum((0, 1, 2, 4))).flatten()
+        return [f"{value:.3e}" for value in sums.tolist()]
 
     def _call(self, history: torch.Tensor, present: torch.Tensor | None, shape: torch.Size, told: Any) -> Prediction:
         more = {"present": present} if self.takes_gaps else {}

@@ -15,7 +15,7 @@ import torch
 
 from wichan.errors import InvalidValueError, check_choice, check_int
 from wichan.evaluation.benchmarks.budget import FIT_SAMPLES, sample_counts, within_budget
-from wichan.evaluation.benchmarks.channels import ChannelSource, LiveChannels, StoredChannels
+from wichan.evaluation.benchmarks.channels import ChannelSource, LiveChannels, StoredChannels, changed_settings
 from wichan.evaluation.benchmarks.contestants import Contestant
 from wichan.evaluation.benchmarks.estimate import Estimate, measured_estimate
 from wichan.evaluation.benchmarks.fitting import Fit
@@ -104,8 +104,10 @@ class CSIRRGBenchmark:
         self.jobs: tuple[Job, ...] = make_jobs(chosen, dict(counts))
         if data is not None and overrides:
             raise InvalidValueError("data and overrides exclude each other: a data set has the settings that it was made with")
-        self._live = LiveChannels(overrides, self.seed, self.device)
-        self._source: ChannelSource = self._live if data is None else StoredChannels(data, self.device)
+        stored = None if data is None else StoredChannels(data, self.device)
+        settings_of = overrides if stored is None else changed_settings(stored.recipe)
+        self._live = LiveChannels(settings_of, self.seed, self.device)
+        self._source: ChannelSource = self._live if stored is None else stored
         for job in self.jobs:
             self._source.check(job.split, job.cell.name, job.num_samples)
 
@@ -135,7 +137,8 @@ class CSIRRGBenchmark:
                 file, or a mapping name -> any callable from histories (num_samples, 32, 1, 16, 300) to predictions
                 (num_samples, 32, 1, 4, 300), complex: a tensor, an array, or a tuple that starts with it. Default: all that
                 have a form or released weights for the duplex mode.
-            out: folder that keeps the scores of every finished cell; a second run with the same arguments goes on from there.
+            out: folder that keeps the scores of every finished cell; a second run with the same arguments goes on from there. A
+                callable is recognised by its answer to one fixed history, so one that answers at random cannot go on.
             progress: called with (views done, views in all).
             on_note: called with a line on a predictor that was left out.
 
@@ -151,6 +154,8 @@ class CSIRRGBenchmark:
         for note in notes:
             if on_note is not None:
                 on_note(note)
+        if out is not None:  # scores of another function under the same name are never taken for those of this one
+            chosen = [replace(c, identity={"answers": self._fingerprint(c)}) if c.own else c for c in chosen]
         folder = None if out is None else RunFolder(out, self.about(chosen))
         scores = _Crew(self, chosen, folder, progress).run()
         array = self._source.recipe.array
@@ -174,6 +179,13 @@ class CSIRRGBenchmark:
         folder = None if out is None else Path(out)
         fit = Fit(self._live, per_cell or FIT_SAMPLES[self.budget], self.seed, self.duplex, folder)
         return Roster(fit, self.device, self.batch_size)
+
+    def _fingerprint(self, contestant: Contestant) -> list[str]:
+        recipe = self._source.recipe
+        antennas, bins = 2 * recipe.array.rows * recipe.array.columns, recipe.uplink_bins[1] - recipe.uplink_bins[0]
+        shape = torch.Size((1, antennas, 1, recipe.num_history, bins))
+        with one_thread():
+            return contestant.fingerprint(shape, recipe.num_horizon, self.device)
 
     def threads(self, contestants: Sequence[Contestant]) -> int:
         """Cells that are scored side by side."""

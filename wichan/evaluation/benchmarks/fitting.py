@@ -45,6 +45,12 @@ class Fit:
         """Samples in all."""
         return self.per_cell * len(cells("train"))
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that a fit depends on, plain JSON."""
+        facts = {"samples": self.num_samples, "seed": self.seed, "duplex": self.duplex, "snr_db": list(FIT_SNR_DB)}
+        return facts | {"channels": self.source.describe()}
+
     def note(self, name: str) -> str:
         """How the predictor was made, in a few words."""
         return f"{name}, fitted on {self.num_samples:,} training samples with AWGN of {FIT_SNR_DB[0]:g} to {FIT_SNR_DB[1]:g} dB"
@@ -70,30 +76,36 @@ def fitted(name: str, fit: Fit) -> Predictor:
     """
     kind: Any = PREDICTORS[name]
     path = None if fit.folder is None else fit.folder / "fitted" / f"{name}-{fit.duplex}.safetensors"
-    if path is not None and path.exists():
-        return _read(kind, path)
+    kept = None if path is None or not path.exists() else _read(kind, path, fit)
+    if kept is not None:
+        return kept
     sizes = {"num_history": fit.source.recipe.num_history, "num_horizon": fit.source.recipe.num_horizon}
     predictor = kind(**sizes) if name == "ar" else kind(duplex=fit.duplex, **sizes)
     predictor.fit(fit.batches())
     if path is not None:
-        _write(predictor, path)
+        _write(predictor, path, fit)
     return predictor.eval()
 
 
-def _write(predictor: Any, path: Path) -> None:
+def _write(predictor: Any, path: Path, fit: Fit) -> None:
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous().cpu() for name, value in predictor.state_dict().items()}
-    write_atomic(path, save(state, metadata={"config": json.dumps(predictor.config())}))
+    notes = {"config": json.dumps(predictor.config()), "fit": json.dumps(fit.identity, sort_keys=True)}
+    write_atomic(path, save(state, metadata=notes))
 
 
-def _read(kind: Any, path: Path) -> Predictor:
+def _read(kind: Any, path: Path, fit: Fit) -> Predictor | None:
+    """What was kept; None if it was fitted otherwise, by a run that was stopped before it said what it is about."""
     from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            config = json.loads(file.metadata()["config"])
+            notes = file.metadata()
+            config = json.loads(notes["config"])
+            if notes.get("fit") != json.dumps(fit.identity, sort_keys=True):
+                return None
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         predictor = kind.from_config(config)
         predictor.load_state_dict(state)

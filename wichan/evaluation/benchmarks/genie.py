@@ -98,4 +98,5 @@ class GenieCaller:
                     self._built.pop(next(iter(self._built)))
                 model = {"model": told.model} if self.given == "cell" else {}
                 self._built[name] = WienerGenie(self.given, **self._options, **model)
+            self._built[name] = self._built.pop(name)  # to the end: a filter that another thread is using goes last
             return self._built[name]

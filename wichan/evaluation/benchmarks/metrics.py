@@ -13,6 +13,7 @@ from wichan.errors import ShapeError, check_real
 SE_SNR_DB = 10.0
 #: What `step_scores` measures, in this order.
 MEASURES = ("ratio", "error", "se", "claimed")
+_SAFE = (1e-20, 1e20)  # squared norms that need no scaling in single precision
 
 
 class TargetSums(NamedTuple):
@@ -76,9 +77,18 @@ def step_scores(
     error = torch.view_as_real(h_pred - h).square().sum((-1, -2))
     energy = torch.view_as_real(h).square().sum((-1, -2))
     ratio = torch.where(error > 0, error / energy, error).mean(1)
-    inner = torch.view_as_real(torch.linalg.vecdot(h_pred, h, dim=1)).square().sum(-1)
-    norm = torch.view_as_real(h_pred).square().sum(-1).sum(1)
-    gain = torch.where(norm > 0, inner / norm, inner)
-    se = torch.log1p(gain * 10 ** (check_real("snr_db", snr_db) / 10)).mean(-1) / math.log(2)
+    se = torch.log1p(_matched_gain(h_pred, h) * 10 ** (check_real("snr_db", snr_db) / 10)).mean(-1) / math.log(2)
     claimed = torch.full_like(ratio, torch.nan) if err_var is None else err_var.flatten(1, 2).sum((1, -1))
     return torch.stack([ratio, error.sum(1), se, claimed.to(ratio)], dim=-1).float()
+
+
+def _matched_gain(h_pred: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    r""":math:`|\hat h^H h|^2 / \|\hat h\|^2` over antennas (axis 1), 0 where nothing was predicted."""
+    norm = torch.view_as_real(h_pred).square().sum(-1).sum(1)
+    low, high = _SAFE
+    if not bool(((norm > low) & (norm < high)).all()):  # a factor cancels, but squares would over- or underflow
+        peak = h_pred.abs().amax(1, keepdim=True).clamp_min(torch.finfo(norm.dtype).tiny)
+        h_pred = h_pred / peak
+        norm = torch.view_as_real(h_pred).square().sum(-1).sum(1)
+    inner = torch.view_as_real(torch.linalg.vecdot(h_pred, h, dim=1)).square().sum(-1)
+    return torch.where(norm > 0, inner / norm, inner)

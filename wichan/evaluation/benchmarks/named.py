@@ -29,10 +29,10 @@ NAMES = {
     "dad": "delay-angle-Doppler prediction from the history alone; TDD",
     "wiener-genie-cell": "conditional mean told the cell's law and the noise: a reference; up to a minute a cell",
     "wiener-genie-geometry": "conditional mean told the paths and the noise: a reference",
-    "cnn": "convolutional network of the published comparison; released weights",
-    "rnn": "recurrent network of the published comparison; released weights",
-    "csi4cast": "CSI-4CAST; released weights",
-    "csibert2": "CSI-BERT2 as a predictor; released weights",
+    "cnn": "convolutional network of the published comparison, released in a small form",
+    "rnn": "recurrent network of the published comparison, released in a small form",
+    "csi4cast": "released weights of CSI4CAST's small form, a design of its own and not the published network",
+    "csibert2": "CSI-BERT2 as a predictor, released in a small form",
     "dadnet": "learned delay-angle-Doppler predictor; released weights; TDD",
 }
 _LARGE = 2  # samples at once of a network on a CPU: activations of one sample take up to 0.2 GB
@@ -93,6 +93,8 @@ def _pair(word: Any) -> tuple[str, Any]:
     if not isinstance(word, str):
         raise InvalidTypeError(f"predictors holds {type(word).__name__}; give names, or a mapping name -> callable")
     name, equals, path = word.partition("=")
+    if equals and not (name.strip() and path.strip()):
+        raise InvalidValueError(f"predictors holds {word!r}; weights are given as NAME=PATH")
     return (name.strip(), Path(path.strip()).expanduser()) if equals else (word.strip(), word.strip())
 
 
@@ -156,6 +158,7 @@ def _made(name: str, what: Any, roster: Roster) -> Contestant:
 
 def _weights(name: str, model: str | Path, roster: Roster) -> Contestant:
     """Released weights, or a weight file."""
+    from wichan.training.weights_reader import weights_file
     from wichan.training.zoo import load, weights_path
 
     predictor = load(model)
@@ -163,9 +166,7 @@ def _weights(name: str, model: str | Path, roster: Roster) -> Contestant:
         raise InvalidValueError(f"{name}={model} is {type(predictor).__name__}, which predicts no channels")
     if predictor.duplex != roster.duplex:
         raise InvalidValueError(f"{name}={model} was trained for duplex={predictor.duplex!r}; this run is {roster.duplex!r}")
-    path = weights_path(model)
-    file = path if path.is_file() else next(iter(sorted(path.glob("*.safetensors"))), path)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else str(model)
+    digest = hashlib.sha256(weights_file(weights_path(model)).read_bytes()).hexdigest()[:16]
     made = contestant_of(name, predictor.to(roster.device))
     return replace(made, note=f"weights of {model}", identity={"weights": digest}, own=False)
 

@@ -93,7 +93,7 @@ def resample(jobs: Sequence[JobScores], *, generator: torch.Generator, most: int
 
 
 def ranks(scores: torch.Tensor, *, rising: bool) -> torch.Tensor:
-    """Rank of each predictor, 1 is best; scores equal to a millionth (rounding) share the better rank.
+    """Rank of each predictor, 1 is best; scores equal to a millionth (rounding) share the better rank, NaN and inf the last.
 
     Args:
         scores: (..., M).
@@ -102,8 +102,8 @@ def ranks(scores: torch.Tensor, *, rising: bool) -> torch.Tensor:
     Returns:
         int64, same shape.
     """
-    scores = -scores if rising else scores
-    bar = scores - _TIE * scores.abs()
+    scores = (-scores if rising else scores).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    bar = torch.where(scores.isinf(), scores, scores - _TIE * scores.abs())
     better = [(scores < bar[..., m : m + 1]).sum(-1) for m in range(scores.shape[-1])]
     return 1 + torch.stack(better, dim=-1)
 
@@ -117,7 +117,7 @@ def standing(scores: torch.Tensor, copies: torch.Tensor, *, rising: bool) -> Sta
         rising: whether more is better.
     """
     place, places = ranks(scores, rising=rising), ranks(copies, rising=rising)
-    blind = bool(copies.isnan().any())
+    blind = bool(copies.isnan().all(-1).any())  # one predictor alone may have overflowed: the others keep their intervals
     intervals = []
     for of in (lambda r: r == 1, lambda r: r):
         value = of(place).double().mean(0)

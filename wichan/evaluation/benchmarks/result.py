@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +86,7 @@ class BenchmarkResult:
         Raises:
             UnknownNameError: no such axis. InvalidValueError: no setting has these values.
         """
-        chosen = list(range(len(self.settings)))
-        for axis, wanted in where.items():
-            check_choice("axis", axis, AXES)
-            allowed = wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else (wanted,)
-            chosen = [s for s in chosen if any(_same(axis_value(self.settings[s], axis), value) for value in allowed)]
+        chosen = matching(self.settings, where)
         if not chosen:
             shown = ", ".join(f"{axis}={wanted!r:.40}" for axis, wanted in where.items())
             raise InvalidValueError(f"no setting of this run has {shown}")
@@ -251,6 +247,20 @@ def make_result(
         seconds={name: float(spent) for name, spent in zip(predictors, seconds, strict=True)},  # type: ignore[arg-type]
         **facts,
     )
+
+
+def matching(settings: Sequence[Setting], where: Mapping[str, Any]) -> list[int]:
+    """Numbers of the settings with the values of ``where``: axis -> value or several.
+
+    Raises:
+        UnknownNameError: no such axis.
+    """
+    chosen = list(range(len(settings)))
+    for axis, wanted in where.items():
+        check_choice("axis", axis, AXES)
+        allowed = wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else (wanted,)
+        chosen = [s for s in chosen if any(_same(axis_value(settings[s], axis), value) for value in allowed)]
+    return chosen
 
 
 def axis_value(setting: Setting, axis: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wichan.errors import InvalidTypeError, InvalidValueError, check_choice, check_real
+from wichan.errors import InvalidTypeError, InvalidValueError, UnknownNameError, check_choice, check_real
 from wichan.prediction.base import DUPLEX_MODES
 
 #: Category -> split of the recipe whose cells and samples it uses.
@@ -154,6 +154,10 @@ def _check_cells(names: Iterable[str], categories: Sequence[str]) -> set[str]:
     known = {cell.name: None for category in categories for cell in _splits()[CATEGORIES[category]]}
     words = _words("cells", names, tuple(known))
     for word in words:
+        if word not in known and any(word == cell.name for cell in _splits()["generalization"]):
+            raise UnknownNameError(
+                f"cell={word!r} is not in the categories chosen, {', '.join(categories)}; it is in generalization"
+            )
         check_choice("cell", word, known)
     return set(words)
 
@@ -165,6 +169,10 @@ def _check_noises(noises: Any, categories: Sequence[str]) -> dict[str, tuple[flo
         noises = dict.fromkeys(_words("noises", noises, known))
     chosen = {}
     for noise, degrees in (dict.fromkeys(known) if noises is None else noises).items():
+        if noise in DEGREES and noise not in known:
+            raise UnknownNameError(
+                f"noise={noise!r} is not in the categories chosen, {', '.join(categories)} (they have: {', '.join(known)})"
+            )
         check_choice("noise", noise, known)
         chosen[noise] = DEGREES[noise] if degrees is None else tuple(_degree(noise, degree) for degree in _many(noise, degrees))
     if not chosen:

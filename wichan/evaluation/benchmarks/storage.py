@@ -104,7 +104,21 @@ def _described(job: Job) -> dict[str, Any]:
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The first argument that differs, with both values."""
     for key in [*wanted, *found]:
-        if found.get(key) != wanted.get(key):
-            old, new = (json.dumps(part.get(key)) for part in (found, wanted))
-            return f"{key}: {old[:60]} there, {new[:60]} now"
-    return "nothing"
+        old, new = found.get(key), wanted.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            if list(old) != list(new):
+                return f"{key}: {_names(old)} there, {_names(new)} now"
+            return f"{key}: {_difference(old, new)}"
+        shown = (json.dumps(part) for part in (old, new))
+        return f"{key}: " + ", ".join(
+            f"{text if len(text) <= 60 else text[:57] + '...'} {when}"
+            for text, when in zip(shown, ("there", "now"), strict=True)
+        )
+    return "another order"
+
+
+def _names(part: dict[str, Any]) -> str:
+    words = list(part)
+    return f"[{', '.join(words[:8])}{f', ... ({len(words)})' if len(words) > 8 else ''}]"
