@@ -282,6 +282,13 @@ def test_wrong_answers_name_the_predictor(answer: Any, error: type[WichanError],
     assert "\n" not in str(caught.value)
 
 
+def test_one_list_serves_both_duplex_modes() -> None:
+    notes: list[str] = []
+    run = benchmark("fdd", categories=["regular"]).run(["hold", "pad"], on_note=notes.append)
+    assert run.predictors == ("hold",)
+    assert notes == ["left out: predictor 'pad' has no FDD form: it follows one band in time"]
+
+
 @pytest.mark.parametrize(
     ("duplex", "players", "error", "text"),
     [

@@ -40,8 +40,9 @@ class CSIRRGBenchmark:
     a downlink band that it never sees (FDD). Nobody is told the noise (references called genie are). Channels are computed
     block by block, those of the recipe ``csi-rrg``, or read from a data set; nothing is kept but a few sums a sample.
 
-    Noise is drawn anew for every sample and kind of noise, and shared by the degrees of a kind (the same standard normal
-    numbers, scaled): differences between predictors and between degrees carry little of its randomness.
+    Noise is drawn anew for every sample and kind of noise. Degrees of a kind start from the same draws: the same normal numbers
+    for white and phase noise, the same lost snapshots first, the same bursts hit (with numbers of their own). So differences
+    between predictors, and mostly between degrees, carry little of its randomness.
 
     Args:
         duplex: ``"tdd"`` or ``"fdd"``.
@@ -136,7 +137,8 @@ class CSIRRGBenchmark:
                 ``wiener-genie-geometry``, ``cnn``, ``rnn``, ``csi4cast``, ``csibert2``, ``dadnet``), ``NAME=PATH`` for a weight
                 file, or a mapping name -> any callable from histories (num_samples, 32, 1, 16, 300) to predictions
                 (num_samples, 32, 1, 4, 300), complex: a tensor, an array, or a tuple that starts with it. Default: all that
-                have a form or released weights for the duplex mode.
+                have a form or released weights for the duplex mode. Named methods that follow one band in time are left out
+                of an FDD run, with a note.
             out: folder that keeps the scores of every finished cell; a second run with the same arguments goes on from there. A
                 callable is recognised by its answer to one fixed history, so one that answers at random cannot go on.
             progress: called with (views done, views in all).

@@ -69,8 +69,8 @@ def contestants_of(predictors: Any, roster: Roster) -> tuple[list[Contestant], l
         contestants, and notes on who was left out.
 
     Raises:
-        UnknownNameError, InvalidValueError, InvalidTypeError: no such predictor, none, the same name twice, one without a form
-            for this duplex mode or without released weights.
+        UnknownNameError, InvalidValueError, InvalidTypeError: no such predictor, none, the same name twice, none with a form
+            for this duplex mode, one without released weights.
     """
     if predictors is None:
         return _everybody(roster)
@@ -86,7 +86,19 @@ def contestants_of(predictors: Any, roster: Roster) -> tuple[list[Contestant], l
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InvalidValueError(f"predictors names {twice[0]!r} twice; every name stands for one")
-    return [_sized(_made(name, what, roster), roster) for name, what in wanted], []
+    kept, notes = _with_a_form(wanted, roster.duplex)
+    return [_sized(_made(name, what, roster), roster) for name, what in kept], notes
+
+
+def _with_a_form(wanted: list[tuple[str, Any]], duplex: str) -> tuple[list[tuple[str, Any]], list[str]]:
+    """Leave out what follows one band in time where another is asked for, so that one list serves both modes."""
+    if duplex != "fdd":
+        return wanted, []
+    kept = [(name, what) for name, what in wanted if not (isinstance(what, str) and what in TDD_ONLY)]
+    reasons = [str(_missing(what, duplex)) for name, what in wanted if isinstance(what, str) and what in TDD_ONLY]
+    if not kept:
+        raise InvalidValueError(reasons[0])
+    return kept, [f"left out: {reason}" for reason in reasons]
 
 
 def _pair(word: Any) -> tuple[str, Any]:

@@ -93,8 +93,8 @@ def score_job(
     """Score every contestant in every setting of a job.
 
     Channels of a block are computed once, each damaged once a setting, and everybody predicts from the same tensor. Noise
-    depends on seed, split, cell, kind of noise and sample only: settings that differ in degree share their draws (common
-    random numbers), so their differences carry little noise, and neither batch size nor the other settings matter.
+    depends on seed, split, cell, kind of noise and sample only: settings that differ in degree start from the same draws
+    (common random numbers), so their differences carry little noise; neither batch size nor the other settings matter.
 
     Args:
         job: what to score.
