@@ -119,7 +119,7 @@ def test_settings_rebuild_it_and_foreign_ones_are_refused() -> None:
     assert Copier.preset("plain", duplex="fdd").duplex == "fdd"
     with pytest.raises(UnknownNameError, match="preset='plane' is unknown; did you mean 'plain'"):
         Copier.preset("plane")
-    with pytest.raises(InvalidValueError, match="config of Copier does not fit"):
+    with pytest.raises(InvalidValueError, match="config of copier does not fit"):
         Copier.from_config({"depth": 3})
     with pytest.raises(InvalidTypeError, match="num_subcarriers='12' must be an integer"):
         Copier(num_subcarriers="12")

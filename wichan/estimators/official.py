@@ -16,7 +16,7 @@ import torch
 from wichan.errors import InvalidTypeError, InvalidValueError, StoreError, check_int
 from wichan.estimators.learned import LearnedEstimator
 from wichan.grid import OFDMGrid
-from wichan.nn.checkpoints import check_fit, some_names, state_tensors
+from wichan.nn.checkpoints import check_fit, renamed, some_names, state_tensors
 from wichan.nn.encoder import sinusoidal_positions
 from wichan.nn.pickle_stream import Inert
 from wichan.nn.torch_files import read_torch_file
@@ -106,14 +106,7 @@ def official_name(kind: str, name: str) -> str:
     """
     if kind == "linear":
         return f"linear.{name}"
-    for ours, theirs in _NAMES.items():
-        if name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
-            break
-    if name.startswith(_LAYER):
-        for ours, theirs in _LAYER_NAMES.items():
-            name = name.replace(ours, theirs)
-    return name
+    return renamed(name, _NAMES, _LAYER, _LAYER_NAMES)
 
 
 # -- What the file holds. --

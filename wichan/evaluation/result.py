@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wichan.errors import InvalidValueError, check_choice
+from wichan.evaluation.export import csv_text, json_text
 from wichan.evaluation.measures import MEASURES
 from wichan.evaluation.statistics import Comparison, Interval, to_db
 
@@ -241,19 +239,14 @@ class Evaluation:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """JSON text; also written to ``path`` if given."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, default=str)
+        text = json_text(self.to_dict())
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """CSV text, one line for each estimator and point, full precision; also written to ``path`` if given."""
-        records = self.rows()
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        text = buffer.getvalue()
+        text = csv_text(self.rows())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text

@@ -39,6 +39,25 @@ def state_tensors(where: str, content: Any, key: str, wrappers: re.Pattern[str])
     return tensors
 
 
+def renamed(name: str, beginnings: Mapping[str, str], layer: str, layer_names: Mapping[str, str]) -> str:
+    """A tensor's name under which others keep it.
+
+    Args:
+        name: ours.
+        beginnings: beginning of a name of ours -> theirs; the first that fits counts.
+        layer: what the names of their layers begin with.
+        layer_names: inside of a layer, part of a name of ours -> theirs.
+    """
+    for ours, theirs in beginnings.items():
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+            break
+    if name.startswith(layer):
+        for ours, theirs in layer_names.items():
+            name = name.replace(ours, theirs)
+    return name
+
+
 def check_fit(where: str, kind: str, wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     """Raise unless a file's tensors have the names, shapes and kinds of those of a network, and are finite.
 

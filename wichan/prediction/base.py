@@ -89,7 +89,8 @@ class Predictor(nn.Module, ABC):
         except InvalidTypeError:
             raise
         except TypeError as error:
-            raise InvalidValueError(f"config of {cls.__name__} does not fit: {error}") from None
+            name = getattr(cls, "kind", cls.__name__)
+            raise InvalidValueError(f"config of {name} does not fit: {error}") from None
 
     def extra_repr(self) -> str:
         return f"num_history={self.num_history}, num_horizon={self.num_horizon}, duplex={self.duplex!r}"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from wichan.errors import InvalidValueError, StoreError
-from wichan.nn.checkpoints import check_fit, some_names, state_tensors
+from wichan.nn.checkpoints import check_fit, renamed, some_names, state_tensors
 from wichan.nn.encoder import sinusoidal_positions
 from wichan.nn.torch_files import read_torch_file
 from wichan.prediction.csi4cast import CSI4CAST, PUBLISHED, checked_settings
@@ -124,14 +124,7 @@ def official_name(name: str, denoiser: int, blocks: int, attention: str) -> str:
     branch, _, rest = name.partition(".")
     if branch in ("frequency", "delay"):
         return _branch_name("freq" if branch == "frequency" else "delay", rest, blocks, attention)
-    for ours, theirs in _NAMES.items():
-        if name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
-            break
-    if name.startswith(_LAYER):
-        for ours, theirs in _LAYER_NAMES.items():
-            name = name.replace(ours, theirs)
-    return name
+    return renamed(name, _NAMES, _LAYER, _LAYER_NAMES)
 
 
 def _branch_name(branch: str, name: str, blocks: int, attention: str) -> str:

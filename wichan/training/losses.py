@@ -16,7 +16,8 @@ In a sum, ``nll`` sees the estimate without its gradient: it trains ``err_var`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -57,8 +58,8 @@ def nll(estimate: Estimate, h: torch.Tensor) -> torch.Tensor:
 LOSSES: dict[str, Loss] = {"mse": mse, "nmse": nmse, "log-mse": log_mse, "nll": nll}
 
 
-def parse_loss(name: str) -> tuple[str, ...]:
-    """Split a loss's name at its plus signs.
+def parse_loss(name: str, losses: Mapping[str, Any] = LOSSES) -> tuple[str, ...]:
+    """Split a loss's name at its plus signs; ``losses`` are those that there are.
 
     Raises:
         UnknownNameError: no such loss. InvalidValueError: one comes twice.
@@ -67,8 +68,8 @@ def parse_loss(name: str) -> tuple[str, ...]:
         raise InvalidTypeError(f"loss must be a name, got {type(name).__name__}")
     terms = tuple(term.strip() for term in name.split("+"))
     for term in terms:
-        if term not in LOSSES:
-            raise unknown_name("loss", term, LOSSES)
+        if term not in losses:
+            raise unknown_name("loss", term, losses)
     if len(set(terms)) < len(terms):
         raise InvalidValueError(f"loss={name!r} names a term twice")
     return terms

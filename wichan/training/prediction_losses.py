@@ -23,8 +23,8 @@ from collections.abc import Callable
 
 import torch
 
-from wichan.errors import InvalidTypeError, InvalidValueError, unknown_name
 from wichan.prediction.base import Prediction
+from wichan.training.losses import parse_loss
 
 PredictionLoss = Callable[[Prediction, torch.Tensor], torch.Tensor]
 _FLOOR = 1e-20  # of a variance inside a logarithm: -200 dB
@@ -92,15 +92,7 @@ def parse_prediction_loss(name: str) -> tuple[str, ...]:
     Raises:
         UnknownNameError: no such loss. InvalidTypeError: no name. InvalidValueError: one comes twice.
     """
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"loss must be a name, got {type(name).__name__}")
-    terms = tuple(term.strip() for term in name.split("+"))
-    for term in terms:
-        if term not in PREDICTION_LOSSES:
-            raise unknown_name("loss", term, PREDICTION_LOSSES)
-    if len(set(terms)) < len(terms):
-        raise InvalidValueError(f"loss={name!r} names a term twice")
-    return terms
+    return parse_loss(name, PREDICTION_LOSSES)
 
 
 def make_prediction_loss(name: str, own: torch.Tensor | None = None) -> PredictionLoss:

@@ -12,7 +12,7 @@ from safetensors.torch import save as pack_tensors
 from wichan.errors import InvalidTypeError, InvalidValueError, StoreError
 from wichan.prediction import LEARNED_PREDICTORS
 from wichan.store.files import write_atomic
-from wichan.training.weights import as_text, check_tensors, ordered
+from wichan.training.weights import as_text, fill_module, ordered
 from wichan.training.weights_reader import FORMAT, FORMAT_VERSION, SUFFIX, WeightsInfo, check_values, one_line, read_weights
 
 if TYPE_CHECKING:
@@ -89,11 +89,7 @@ def predictor_of(info: WeightsInfo, tensors: Mapping[str, torch.Tensor]) -> Lear
         raise StoreError(f"{where} cannot be used: {one_line(error)}") from None
     if any(value.dtype == torch.float64 for value in tensors.values()):
         made = made.double()
-    check_tensors(where, info.kind, made.state_dict(), tensors)
-    try:
-        made.load_state_dict(dict(tensors))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise StoreError(f"{where} cannot be used: {one_line(error)}") from None
+    fill_module(where, info.kind, made, tensors)
     return made.eval()
 
 

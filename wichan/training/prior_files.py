@@ -12,7 +12,7 @@ from safetensors.torch import save as pack_tensors
 from wichan.errors import InvalidTypeError, InvalidValueError, StoreError
 from wichan.priors import PRIORS
 from wichan.store.files import write_atomic
-from wichan.training.weights import as_text, check_tensors, ordered
+from wichan.training.weights import as_text, fill_module, ordered
 from wichan.training.weights_reader import FORMAT, FORMAT_VERSION, SUFFIX, WeightsInfo, check_values, one_line, read_weights
 
 if TYPE_CHECKING:
@@ -89,11 +89,7 @@ def prior_of(info: WeightsInfo, tensors: Mapping[str, torch.Tensor]) -> MixtureP
         prior: MixturePrior | VAE = PRIORS[info.kind].from_config(info.config)
     except Exception as error:  # whatever a damaged config makes a constructor raise
         raise StoreError(f"{where} cannot be used: {one_line(error)}") from None
-    check_tensors(where, info.kind, prior.state_dict(), tensors)
-    try:
-        prior.load_state_dict(dict(tensors))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise StoreError(f"{where} cannot be used: {one_line(error)}") from None
+    fill_module(where, info.kind, prior, tensors)
     return prior.eval()
 
 

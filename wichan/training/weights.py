@@ -170,6 +170,15 @@ def check_tensors(where: str, kind: str, want: Mapping[str, torch.Tensor], have:
             raise StoreError(f"{where} does not fit {kind!r}: tensor {name} has dtype {have[name].dtype}, not {value.dtype}")
 
 
+def fill_module(where: str, kind: str, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load the tensors of the file ``where`` into a fresh module; raises `StoreError` unless they fit."""
+    check_tensors(where, kind, module.state_dict(), tensors)
+    try:
+        module.load_state_dict(dict(tensors))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise StoreError(f"{where} cannot be used: {one_line(error)}") from None
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +14,7 @@ from wichan.errors import InvalidValueError, check_choice
 from wichan.evaluation.benchmarks.ranking import RANKED, SettingScores, Standing, ranks, resample, setting_scores, standing
 from wichan.evaluation.benchmarks.scenarios import CATEGORIES, Setting
 from wichan.evaluation.benchmarks.scoring import Job, JobScores
+from wichan.evaluation.export import csv_text, json_text
 from wichan.evaluation.statistics import Interval, percentile_interval, to_db
 from wichan.random import make_generator
 from wichan.store.files import write_atomic
@@ -173,21 +171,17 @@ class BenchmarkResult:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """JSON text of `to_dict`; also written to ``path`` if given."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, default=str)
+        text = json_text(self.to_dict())
         if path is not None:
             write_atomic(Path(path), (text + "\n").encode())
         return text
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """CSV text of `rows`, full precision; also written to ``path`` if given."""
-        records = self.rows()
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+        text = csv_text(self.rows())
         if path is not None:
-            write_atomic(Path(path), buffer.getvalue().encode())
-        return buffer.getvalue()
+            write_atomic(Path(path), text.encode())
+        return text
 
     def table(self) -> str:
         """All tables as aligned plain text."""
