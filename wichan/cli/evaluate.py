@@ -73,7 +73,7 @@ def evaluate(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare estimators on the same channels, or predictors in a benchmark.
+    """Compare estimators or predictors on the same channels.
 
     Prints a table of NMSE (or with --metric of bit errors or SINR after an equaliser, of the rate of a quantised link, of
     support, symbol errors, spectral efficiency or run time over an IRS) over a condition or a setting; with -o it also writes a
