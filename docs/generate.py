@@ -251,7 +251,7 @@ def duration(seconds: float) -> str:
 def prepare_docstring(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """``[Key2020]_`` cites the bibliography; a one-line section (``Cost: ...``) is set off; shapes and norms are plain text."""
     text = "\n".join(escaped(lines))
-    text = re.sub(r"\[([A-Z][A-Za-z]+[0-9]{4}[a-z]?)\]_", r":cite:t:`\1`", text)
+    text = re.sub(r"\[([A-Z][A-Za-z0-9]+)\]_", r":cite:t:`\1`", text)
     text = re.sub(r"^(Cost[^:\n]{0,40}|Bytes|Sources?): (?=\S)", r"**\1.** ", text, flags=re.MULTILINE)
     lines[:] = text.split("\n")
     if what in ("property", "attribute", "data"):  # napoleon takes what stands before a colon there for a type
