@@ -85,6 +85,7 @@ def evaluate(
     if list_them:
         _list(json)
         return
+    context.params.update(data=data, out=out)  # older Typer keeps them there as text
     refuse_foreign(context)
     if benchmark is not None:
         run_benchmark(context)
