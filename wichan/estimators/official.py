@@ -42,14 +42,6 @@ _NAMES = {  # ours -> theirs, by the beginning of the name
     "projection.": "transformer_encoder.linear_2.",
     "second_enhancer.layers.": "final_refiner.conv_block.",
 }
-_LAYER_NAMES = {
-    ".attention.in_": ".self_attn.in_proj_",
-    ".attention.out.": ".self_attn.out_proj.",
-    ".feed_forward.0.": ".linear1.",
-    ".feed_forward.2.": ".linear2.",
-    ".attention_norm.": ".norm1.",
-    ".feed_forward_norm.": ".norm2.",
-}
 
 
 def load_official(
@@ -106,7 +98,7 @@ def official_name(kind: str, name: str) -> str:
     """
     if kind == "linear":
         return f"linear.{name}"
-    return renamed(name, _NAMES, _LAYER, _LAYER_NAMES)
+    return renamed(name, _NAMES, _LAYER)
 
 
 # -- What the file holds. --

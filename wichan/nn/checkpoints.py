@@ -13,6 +13,16 @@ from wichan.errors import StoreError
 #: Numbers in a file: far above what was published, below what a hostile file could make us allocate.
 MAX_NUMBERS = 1 << 28
 
+#: Inside of an encoder layer: what ours (`wichan.nn.encoder`) calls a tensor -> what PyTorch's own layer calls it.
+_LAYER_NAMES = {
+    ".attention.in_": ".self_attn.in_proj_",
+    ".attention.out.": ".self_attn.out_proj.",
+    ".feed_forward.0.": ".linear1.",
+    ".feed_forward.2.": ".linear2.",
+    ".attention_norm.": ".norm1.",
+    ".feed_forward_norm.": ".norm2.",
+}
+
 
 def state_tensors(where: str, content: Any, key: str, wrappers: re.Pattern[str]) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint by name.
@@ -39,21 +49,20 @@ def state_tensors(where: str, content: Any, key: str, wrappers: re.Pattern[str])
     return tensors
 
 
-def renamed(name: str, beginnings: Mapping[str, str], layer: str, layer_names: Mapping[str, str]) -> str:
+def renamed(name: str, beginnings: Mapping[str, str], layer: str) -> str:
     """A tensor's name under which others keep it.
 
     Args:
         name: ours.
         beginnings: beginning of a name of ours -> theirs; the first that fits counts.
-        layer: what the names of their layers begin with.
-        layer_names: inside of a layer, part of a name of ours -> theirs.
+        layer: what the names of their encoder layers begin with; these are PyTorch's own.
     """
     for ours, theirs in beginnings.items():
         if name.startswith(ours):
             name = theirs + name.removeprefix(ours)
             break
     if name.startswith(layer):
-        for ours, theirs in layer_names.items():
+        for ours, theirs in _LAYER_NAMES.items():
             name = name.replace(ours, theirs)
     return name
 

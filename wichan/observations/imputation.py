@@ -44,7 +44,7 @@ def impute(history: torch.Tensor, present: torch.Tensor | None = None, *, method
     """
     check_snapshots(history)
     check_choice("method", method, METHODS)
-    heard = _heard(history) if present is None else _check(present, history)[..., None, None, :]
+    heard = _heard(history) if present is None else check_mask(present, history)[..., None, None, :]
     arrived = heard.any(-2).any(-2)
     lost = int((~arrived.any(-1)).sum())
     if lost:
@@ -62,7 +62,12 @@ def _heard(history: torch.Tensor) -> torch.Tensor:
     return (low < -SILENCE) | (high > SILENCE)
 
 
-def _check(present: Any, history: torch.Tensor) -> torch.Tensor:
+def check_mask(present: Any, history: torch.Tensor) -> torch.Tensor:
+    r"""Return which snapshots of a history arrived, bool (\*batch, num_history), on its device.
+
+    Raises:
+        InvalidTypeError, ShapeError: no such tensor.
+    """
     if not isinstance(present, torch.Tensor) or present.dtype != torch.bool:
         kind = present.dtype if isinstance(present, torch.Tensor) else type(present).__name__
         raise InvalidTypeError(f"present must be a bool tensor, got {kind}")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wichan.errors import InvalidTypeError, InvalidValueError, ShapeError, check_choice, check_finite, check_int, check_tensor
+from wichan.observations.imputation import check_mask
 
 #: ``"tdd"``: the future of the band that was observed; ``"fdd"``: of the paired downlink band, which never was.
 DUPLEX_MODES = ("tdd", "fdd")
@@ -138,12 +139,7 @@ def check_present(present: Any, history: torch.Tensor) -> torch.Tensor | None:
     """
     if present is None:
         return None
-    if not isinstance(present, torch.Tensor) or present.dtype != torch.bool:
-        kind = present.dtype if isinstance(present, torch.Tensor) else type(present).__name__
-        raise InvalidTypeError(f"present must be a bool tensor, got {kind}")
-    want = (*history.shape[:-4], history.shape[-2])
-    if tuple(present.shape) != want:
-        raise ShapeError(f"present has shape {tuple(present.shape)}; it must be (*batch, num_history) = {want}")
+    present = check_mask(present, history)
     if not torch.compiler.is_compiling():
         lost = int((~present.any(-1)).sum())
         if lost:

@@ -37,14 +37,6 @@ _NAMES = {  # ours -> theirs, by the beginning of the name
     "to_features.": "mlp.pred_to_data.",
     "to_future.": "mlp.hist_to_pred.",
 }
-_LAYER_NAMES = {
-    ".attention.in_": ".self_attn.in_proj_",
-    ".attention.out.": ".self_attn.out_proj.",
-    ".feed_forward.0.": ".linear1.",
-    ".feed_forward.2.": ".linear2.",
-    ".attention_norm.": ".norm1.",
-    ".feed_forward_norm.": ".norm2.",
-}
 _BLOCK_NAMES = {
     "first.": "g_pw_conv_in.",
     "first_norm.": "g_pw_conv_in_bn.",
@@ -124,7 +116,7 @@ def official_name(name: str, denoiser: int, blocks: int, attention: str) -> str:
     branch, _, rest = name.partition(".")
     if branch in ("frequency", "delay"):
         return _branch_name("freq" if branch == "frequency" else "delay", rest, blocks, attention)
-    return renamed(name, _NAMES, _LAYER, _LAYER_NAMES)
+    return renamed(name, _NAMES, _LAYER)
 
 
 def _branch_name(branch: str, name: str, blocks: int, attention: str) -> str:
